@@ -1,0 +1,212 @@
+"""From an encoded image to a crop: header first, limits, then only what is needed."""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+try:  # The extra `fast`: same pixels, less time on small JPEG images.
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+MAX_PIXELS = 50_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_ORIENTATION = 0x0112
+_PLAIN_JPEG = ("YCbCr", "Gray")
+# What Pillow raises for files that are cut short, damaged or not images at all.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
+
+
+class BadImageError(ValueError):
+    """An image that cannot be used; the message names the file and says why."""
+
+
+class Picture(NamedTuple):
+    """An image of known size whose pixels are decoded when a crop is asked for.
+
+    width, height: in pixels, upright (EXIF orientation honoured).
+    name: of the file, for messages.
+    load: load(k) -> RGB image, at least 1/k of the size a side; k in 1, 2, 4, 8.
+    """
+
+    width: int
+    height: int
+    name: str
+    load: Callable[[int], Image.Image]
+
+
+def open_picture(record: bytes | np.ndarray, *, name: str) -> Picture:
+    """Read the header of a record, not its pixels.
+
+    record: an encoded JPEG, PNG, WebP or BMP image, or uint8 [h, w, 3] or [h, w].
+    name: of the file, for messages.
+
+    Raises:
+      BadImageError: another format, damaged, or above 50 megapixels.
+    """
+    if isinstance(record, np.ndarray):
+        return _open_array(record, name)
+    if simplejpeg is not None and record[:3] == b"\xff\xd8\xff":
+        # EXIF may turn the image: left to Pillow.
+        picture = None if b"Exif\0\0" in record else _open_jpeg(record, name)
+        if picture is not None:
+            return picture
+    return _open_pillow(record, name)
+
+
+def crop(
+    picture: Picture, box: tuple[float, float, float, float], size: int
+) -> np.ndarray:
+    """Cut out a box and resize it, bilinear with antialiasing.
+
+    JPEG images are decoded at 1/2, 1/4 or 1/8 where the box still covers the result.
+
+    box: left, top, right, bottom in pixels of the picture, inside of it.
+    size: S.
+
+    Returns:
+      uint8 [S, S, 3].
+
+    Raises:
+      BadImageError: the file is damaged or cut short.
+    """
+    left, top, right, bottom = box
+    side = min(right - left, bottom - top)
+    reduce = next((k for k in (8, 4, 2) if side >= k * size), 1)
+    image = picture.load(reduce)
+    if image.size != (picture.width, picture.height):
+        across = image.width / picture.width
+        down = image.height / picture.height
+        box = (
+            left * across,
+            top * down,
+            min(right * across, image.width),
+            min(bottom * down, image.height),
+        )
+    if image.size != (size, size) or box != (0, 0, size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image)
+
+
+def decode(record: bytes | np.ndarray, *, name: str) -> np.ndarray:
+    """Decode a whole record, upright, to uint8 [h, w, 3]; errors as `open_picture`."""
+    return np.asarray(open_picture(record, name=name).load(1))
+
+
+def _open_array(array: np.ndarray, name: str) -> Picture:
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    ):
+        raise BadImageError(
+            f"{name}: expected uint8 [h, w, 3] or [h, w], got {array.dtype} "
+            f"{list(array.shape)}"
+        )
+    height, width = array.shape[:2]
+
+    def load(reduce: int) -> Image.Image:
+        del reduce
+        image = Image.fromarray(array)
+        return image if array.ndim == 3 else image.convert("RGB")
+
+    return Picture(width, height, name, load)
+
+
+def _open_jpeg(record: bytes, name: str) -> Picture | None:
+    """Open an ordinary JPEG with simplejpeg; None: Pillow shall see to it."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(record)
+    except ValueError:
+        return None
+    if colours not in _PLAIN_JPEG:
+        return None
+    _check_size(width, height, name)
+
+    def load(reduce: int) -> Image.Image:
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                record,
+                min_height=-(-height // reduce),
+                min_width=-(-width // reduce),
+                min_factor=1,
+            )
+        except ValueError:
+            # It refuses some files that Pillow accepts. Pillow has the last word, so
+            # that the same images are good with and without the extra.
+            return _open_pillow(record, name).load(reduce)
+        return Image.fromarray(pixels)
+
+    return Picture(width, height, name, load)
+
+
+def _open_pillow(record: bytes, name: str) -> Picture:
+    try:
+        image = Image.open(io.BytesIO(record), formats=FORMATS)
+        width, height = image.size
+        _check_size(width, height, name)
+        # May decode a PNG, whose EXIF can stand at the end: after the limit.
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImageError(_too_large(name)) from None
+    except BadImageError:
+        raise
+    except _UNREADABLE as error:
+        raise _bad(name, error) from None
+    if orientation in (5, 6, 7, 8):
+        width, height = height, width
+    opened: list[Image.Image] = [image]
+
+    def load(reduce: int) -> Image.Image:
+        # A file is decoded at one scale only: the second time it is opened anew.
+        image: Image.Image
+        image = opened.pop() if opened else _reopen(record)
+        try:
+            if reduce > 1 and image.format in ("JPEG", "MPO"):
+                image.draft(None, (image.width // reduce, image.height // reduce))
+            image.load()
+            if orientation != 1:
+                image = ImageOps.exif_transpose(image)
+            return _as_rgb(image)
+        except _UNREADABLE as error:
+            raise _bad(name, error) from None
+
+    return Picture(width, height, name, load)
+
+
+def _reopen(record: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(record), formats=FORMATS)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # 16-bit grey: convert() would clip it at 255.
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImageError(_too_large(name, f"{width} x {height} pixels"))
+
+
+def _too_large(name: str, size: str = "far too many pixels") -> str:
+    return (
+        f"{name}: {size}, above the limit of {MAX_PIXELS // 1_000_000} megapixels; "
+        "make the image smaller or take it out of the list"
+    )
+
+
+def _bad(name: str, error: Exception) -> BadImageError:
+    reason = str(error).split("<_io")[0].strip() or type(error).__name__
+    return BadImageError(
+        f"{name}: not a whole JPEG, PNG, WebP or BMP image ({reason}); replace the "
+        "file or take it out of the list"
+    )

@@ -1,0 +1,134 @@
+"""Class folders, their natural order, and the class map that a run saves."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_CLASS_MAP_FORMAT = 1
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Sort names as people do: "2" before "10"; equal to the eye, by code point."""
+
+    def key(name: str) -> tuple:
+        # Odd parts are the digits, so that equal places always compare like types.
+        parts = re.split(r"([0-9]+)", name)
+        return [int(p) if i % 2 else p.casefold() for i, p in enumerate(parts)], name
+
+    return sorted(names, key=key)
+
+
+def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the class folders in natural order; hidden ones left out."""
+    try:
+        with os.scandir(os.fspath(folder)) as entries:
+            names = [e.name for e in entries if e.is_dir() and not _hidden(e.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{os.fspath(folder)}: no such folder; set data.root to the folder that "
+            "holds it, and data.train, data.val, data.test to its name"
+        ) from None
+    if not names:
+        raise ValueError(
+            f"{os.fspath(folder)}: no class folders in it; put the images of each "
+            "class into a folder of its own"
+        )
+    return tuple(natural_order(names))
+
+
+def image_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the paths of all images below a folder, in natural order.
+
+    Images are told by their extension; hidden files and folders are left out.
+    """
+    found = []
+    for base, inner, files in os.walk(os.fspath(folder)):
+        inner[:] = [name for name in inner if not _hidden(name)]
+        found += [
+            os.path.join(base, name)
+            for name in files
+            if name.lower().endswith(EXTENSIONS) and not _hidden(name)
+        ]
+    return natural_order(found)
+
+
+def read_folder(
+    folder: str | os.PathLike[str],
+    class_names: Sequence[str] | None = None,
+    *,
+    every_class: bool = False,
+) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Read class folders: paths [N], labels [N] int32, class names [C].
+
+    class_names: the class map to obey; a class without a folder is allowed, a folder
+      that is no class is refused. None: the folders are the classes.
+    every_class: refuse a class without images (training).
+    """
+    found = class_folders(folder)
+    names = found if class_names is None else tuple(class_names)
+    unknown = [name for name in found if name not in set(names)]
+    if unknown:
+        raise ValueError(
+            f"{os.path.join(folder, unknown[0])}: {unknown[0]!r} is not one of the "
+            f"{len(names)} classes of the class map (made from the training folders); "
+            "rename or remove the folder"
+        )
+    paths: list[str] = []
+    labels: list[int] = []
+    present = set(found)
+    for label, name in enumerate(names):
+        files = image_files(os.path.join(folder, name)) if name in present else []
+        if every_class and not files:
+            raise ValueError(
+                f"{os.path.join(folder, name)}: no image for class {name!r}; add "
+                f"images ({', '.join(EXTENSIONS)}) or remove the class"
+            )
+        paths += files
+        labels += [label] * len(files)
+    if not paths:
+        raise ValueError(
+            f"{os.fspath(folder)}: no images in its class folders; known extensions: "
+            + ", ".join(EXTENSIONS)
+        )
+    return paths, np.array(labels, np.int32), names
+
+
+def save_class_map(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Write the class names in label order as JSON, all or nothing."""
+    content = {"format": _CLASS_MAP_FORMAT, "class_names": list(names)}
+    partial = Path(f"{os.fspath(path)}.partial")
+    partial.write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
+    os.replace(partial, path)
+
+
+def load_class_map(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read class names that `save_class_map` wrote; the position is the label."""
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+        names = content["class_names"]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)}: no such class map") from None
+    except (ValueError, KeyError, TypeError):
+        names = None
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) for name in names)
+        or len(set(names)) != len(names)
+    ):
+        raise ValueError(
+            f"{os.fspath(path)}: not a class map; expected JSON with a list of "
+            "different names under 'class_names'; copy the file of the training run"
+        )
+    return tuple(names)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")

@@ -1,0 +1,331 @@
+"""Batches: a grain MapDataset whose element t is the local part of step t's batch."""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from blt_jax.data import randomness
+from blt_jax.data.decode import open_picture
+from blt_jax.data.plan import BatchPlan, slot_layout
+from blt_jax.data.split import Split
+from blt_jax.data.threads import DecodingThreads
+from blt_jax.data.transforms import Crop, eval_crop, train_crop
+
+Batch = dict[str, np.ndarray]
+# Grain's own readers build whole batches; more than two only hold more memory.
+_READERS = 2
+
+
+def train_dataset(
+    split: Split,
+    plan: BatchPlan,
+    *,
+    num_steps: int,
+    image_size: int,
+    crop: str = "random_resized",
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    seed_crop_scale: tuple[float, float] = (0.3, 1.0),
+    seed: int = 0,
+    num_threads: int = 2,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> "grain.MapDataset[Batch]":
+    """Return the batches of one host by step; any step can be read alone.
+
+    Element t, with b = B / hosts, k = K / hosts, S = image_size:
+      image [b, S, S, 3] uint8, label [b] int32, index [b] int32 (row in the global
+      batch), record [b] int64; seed_image [k, S, S, 3] uint8, seed_label [k] int32,
+      seed_index [k] int32 (ordinal, see `plan.Plan`), seed_record [k] int64, seed_valid
+      [k] bool. Padded slots hold zeros and record -1.
+
+    The crop of a row depends on (seed, step, ordinal) alone, so that a seed taken from
+    the batch is pixel for pixel its row.
+
+    crop, crop_scale: see `transforms.train_crop`; seeds from the data set take
+      `seed_crop_scale`.
+    num_threads: decoding threads of this data set, shared by all its elements.
+    """
+    if plan.num_records != len(split):
+        raise ValueError(
+            f"the plan is made for {plan.num_records} records, split {split.name!r} "
+            f"has {len(split)}"
+        )
+    if not 0 <= host < num_hosts or plan.num_devices % num_hosts:
+        raise ValueError(
+            f"host {host} of {num_hosts} with {plan.num_devices} devices: every host "
+            "needs as many devices, and at least one"
+        )
+    source = _TrainSource(
+        split,
+        plan,
+        num_steps=num_steps,
+        row_crop=train_crop(crop, image_size=image_size, scale=crop_scale),
+        seed_crop=train_crop(crop, image_size=image_size, scale=seed_crop_scale),
+        image_size=image_size,
+        seed=randomness.check_seed(seed),
+        pool=DecodingThreads(num_threads),
+        host=host,
+        num_hosts=num_hosts,
+    )
+    return grain.MapDataset.source(source)
+
+
+def train_batches(
+    split: Split,
+    plan: BatchPlan,
+    *,
+    num_steps: int,
+    start_step: int = 0,
+    image_size: int,
+    crop: str = "random_resized",
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    seed_crop_scale: tuple[float, float] = (0.3, 1.0),
+    seed: int = 0,
+    num_threads: int = 2,
+    buffer: int = 4,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> Iterator[Batch]:
+    """Iterate over the elements start_step ... num_steps - 1 of `train_dataset`.
+
+    buffer: batches held ready at most, besides the one being used.
+    """
+    dataset = train_dataset(
+        split,
+        plan,
+        num_steps=num_steps,
+        image_size=image_size,
+        crop=crop,
+        crop_scale=crop_scale,
+        seed_crop_scale=seed_crop_scale,
+        seed=seed,
+        num_threads=num_threads,
+        host=host,
+        num_hosts=num_hosts,
+    )
+    return _iterate(dataset, start_step, buffer)
+
+
+def eval_dataset(
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: int,
+    resize: int,
+    num_threads: int = 2,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> "grain.MapDataset[Batch]":
+    """Return the split in order, each record once, padded to whole batches.
+
+    Element e: image [b, S, S, 3] uint8, label [b] int32, record [b] int64 (-1 where
+    padded), valid [b] bool, with b = batch_size / hosts. Every host has
+    ceil(N / batch_size) elements.
+    """
+    if not 0 <= host < num_hosts or batch_size < 1 or batch_size % num_hosts:
+        raise ValueError(
+            f"evaluation.batch_size: {batch_size} is not a multiple of the {num_hosts} "
+            "hosts"
+        )
+    source = _EvalSource(
+        split,
+        batch_size=batch_size,
+        crop=eval_crop(image_size=image_size, resize=resize),
+        image_size=image_size,
+        pool=DecodingThreads(num_threads),
+        host=host,
+        num_hosts=num_hosts,
+    )
+    return grain.MapDataset.source(source)
+
+
+def eval_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: int,
+    resize: int,
+    num_threads: int = 2,
+    buffer: int = 4,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> Iterator[Batch]:
+    """Iterate once over the elements of `eval_dataset`."""
+    dataset = eval_dataset(
+        split,
+        batch_size=batch_size,
+        image_size=image_size,
+        resize=resize,
+        num_threads=num_threads,
+        host=host,
+        num_hosts=num_hosts,
+    )
+    return _iterate(dataset, 0, buffer)
+
+
+def _iterate(
+    dataset: "grain.MapDataset[Batch]", start: int, buffer: int
+) -> Iterator[Batch]:
+    if buffer < 1:
+        raise ValueError(f"data.buffer: {buffer} must be at least 1 batch")
+    if start >= len(dataset):
+        return iter(())
+    # An element is a whole batch: grain's default buffer of 500 would hold gigabytes.
+    options = grain.ReadOptions(
+        num_threads=min(_READERS, buffer), prefetch_buffer_size=buffer
+    )
+    return iter(dataset[start:].to_iter_dataset(options))
+
+
+class _TrainSource:
+    """Step t -> the local part of its batch."""
+
+    def __init__(
+        self,
+        split: Split,
+        plan: BatchPlan,
+        *,
+        num_steps: int,
+        row_crop: Crop,
+        seed_crop: Crop,
+        image_size: int,
+        seed: int,
+        pool: DecodingThreads,
+        host: int,
+        num_hosts: int,
+    ):
+        self._split = split
+        self._plan = plan
+        self._num_steps = num_steps
+        self._row_crop = row_crop
+        self._seed_crop = seed_crop
+        self._shape = (image_size, image_size, 3)
+        self._seed = seed
+        self._pool = pool
+        self._host = host
+        self._num_hosts = num_hosts
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __repr__(self) -> str:
+        return f"_TrainSource({self._split.name!r}, {self._num_steps} steps)"
+
+    def __getitem__(self, item: int) -> Batch:
+        step = int(item)
+        plan = self._plan(step)
+        batch_size = self._plan.batch_size
+        rows = _part(np.arange(batch_size), self._host, self._num_hosts)
+        layout = slot_layout(plan, self._plan.num_devices)
+        slots = _part(layout, self._host, self._num_hosts)
+        valid = slots >= 0
+        chosen = slots[valid]
+        ordinals = np.zeros(len(slots), np.int32)
+        ordinals[valid] = plan.seed_ordinals[chosen]
+        seed_records = np.full(len(slots), -1, np.int64)
+        seed_records[valid] = plan.seeds[chosen]
+        records = plan.records[rows]
+        labels = self._split.labels
+        images = np.empty((len(rows), *self._shape), np.uint8)
+        seed_images = np.zeros((len(slots), *self._shape), np.uint8)
+
+        # A seed that is a row of this host is copied; others are read here.
+        local = valid & (ordinals >= rows[0]) & (ordinals <= rows[-1])
+        read = np.flatnonzero(valid & ~local)
+
+        def fill(number: int) -> None:
+            if number < len(rows):
+                target, ordinal = images[number], rows[number]
+                record = records[number]
+            else:
+                slot = read[number - len(rows)]
+                target, ordinal = seed_images[slot], ordinals[slot]
+                record = seed_records[slot]
+            target[...] = self._cropped(step, int(ordinal), int(record))
+
+        self._pool.each(fill, len(rows) + len(read))
+        seed_images[local] = images[ordinals[local] - rows[0]]
+        return {
+            "image": images,
+            "label": labels[records],
+            "index": rows.astype(np.int32),
+            "record": records,
+            "seed_image": seed_images,
+            "seed_label": np.where(valid, labels[seed_records], 0).astype(np.int32),
+            "seed_index": ordinals,
+            "seed_record": seed_records,
+            "seed_valid": valid,
+        }
+
+    def _cropped(self, step: int, ordinal: int, record: int) -> np.ndarray:
+        random = randomness.generator(
+            self._seed, randomness.CROP, high=ordinal, step=step
+        )
+        in_batch = ordinal < self._plan.batch_size
+        crop = self._row_crop if in_batch else self._seed_crop
+        return _read(self._split, record, crop, random)
+
+
+class _EvalSource:
+    """Element e -> the local part of the e-th batch of a split."""
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        crop: Crop,
+        image_size: int,
+        pool: DecodingThreads,
+        host: int,
+        num_hosts: int,
+    ):
+        self._split = split
+        self._batch_size = batch_size
+        self._crop = crop
+        self._shape = (image_size, image_size, 3)
+        self._pool = pool
+        self._host = host
+        self._num_hosts = num_hosts
+        # No crop of the evaluation draws anything.
+        self._random = randomness.generator(0, randomness.CROP)
+
+    def __len__(self) -> int:
+        return -(-len(self._split) // self._batch_size)
+
+    def __repr__(self) -> str:
+        return f"_EvalSource({self._split.name!r}, {len(self)} batches)"
+
+    def __getitem__(self, item: int) -> Batch:
+        rows = _part(np.arange(self._batch_size), self._host, self._num_hosts)
+        records = int(item) * self._batch_size + rows
+        valid = records < len(self._split)
+        records = np.where(valid, records, -1)
+        images = np.zeros((len(rows), *self._shape), np.uint8)
+
+        def fill(row: int) -> None:
+            images[row] = _read(
+                self._split, int(records[row]), self._crop, self._random
+            )
+
+        # Padding is always at the end.
+        self._pool.each(fill, int(valid.sum()))
+        labels = np.where(valid, self._split.labels[records], 0)
+        return {
+            "image": images,
+            "label": labels.astype(np.int32),
+            "record": records,
+            "valid": valid,
+        }
+
+
+def _read(
+    split: Split, record: int, crop: Crop, random: np.random.Generator
+) -> np.ndarray:
+    return crop(open_picture(split.source[record], name=split.ids[record]), random)
+
+
+def _part(array: np.ndarray, host: int, num_hosts: int) -> np.ndarray:
+    size = len(array) // num_hosts
+    return array[host * size : (host + 1) * size]

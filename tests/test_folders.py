@@ -1,0 +1,107 @@
+"""Class folders, natural order and the class map."""
+
+import json
+
+import numpy as np
+import pytest
+
+from blt_jax.data.folders import (
+    class_folders,
+    image_files,
+    load_class_map,
+    natural_order,
+    read_folder,
+    save_class_map,
+)
+
+
+def touch(root, *names):
+    for name in names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_natural_order():
+    assert natural_order(["10", "2", "1", "b10", "B2", "a"]) == [
+        "1",
+        "2",
+        "10",
+        "a",
+        "B2",
+        "b10",
+    ]
+    assert natural_order(["a1", "1a", "a", ""]) == ["", "1a", "a", "a1"]
+
+
+def test_reads_classes_and_images(tmp_path):
+    touch(tmp_path, "10/b.JPG", "10/a.png", "2/deep/x.webp", "2/x.txt", "2/.hid.jpg")
+    touch(tmp_path, ".cache/x.jpg", "note.txt", "2/.git/x.jpg")
+    paths, labels, names = read_folder(tmp_path)
+    assert names == ("2", "10") == class_folders(tmp_path)
+    assert [path[len(str(tmp_path)) + 1 :] for path in paths] == [
+        "2/deep/x.webp",
+        "10/a.png",
+        "10/b.JPG",
+    ]
+    assert labels.tolist() == [0, 1, 1] and labels.dtype == np.int32
+    assert image_files(tmp_path / "10") == paths[1:]
+
+
+def test_obeys_the_class_map(tmp_path):
+    touch(tmp_path, "val/dog/1.jpg")
+    _, labels, names = read_folder(tmp_path / "val", ("cat", "dog", "emu"))
+    # A class without a folder shifts nothing.
+    assert labels.tolist() == [1] and names == ("cat", "dog", "emu")
+    touch(tmp_path, "val/yak/1.jpg")
+    with pytest.raises(ValueError, match="'yak' is not one of the 3 classes"):
+        read_folder(tmp_path / "val", ("cat", "dog", "emu"))
+
+
+def test_refuses(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such folder.*data\.root"):
+        read_folder(tmp_path / "none")
+    with pytest.raises(ValueError, match="no class folders"):
+        read_folder(tmp_path)
+    touch(tmp_path, "cat/1.jpg", "dog/1.gif")
+    with pytest.raises(ValueError, match=r"no image for class 'dog'.*\.jpg"):
+        read_folder(tmp_path, every_class=True)
+    touch(tmp_path, "dog/1.jpg")
+    with pytest.raises(ValueError, match="no image for class 'emu'"):
+        read_folder(tmp_path, ("cat", "dog", "emu"), every_class=True)
+    (tmp_path / "cat/1.jpg").unlink()
+    (tmp_path / "dog/1.jpg").unlink()
+    with pytest.raises(ValueError, match="no images"):
+        read_folder(tmp_path)
+
+
+def test_class_map_round_trip(tmp_path):
+    path = tmp_path / "class_map.json"
+    names = ("2", "10", 'Ærø, "quoted"')
+    save_class_map(path, names)
+    assert load_class_map(path) == names
+    save_class_map(path, names[:2])
+    assert load_class_map(path) == ("2", "10")
+    assert [file.name for file in tmp_path.iterdir()] == ["class_map.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[1, 2]", '{"class_names": []}', '{"class_names": ["a", 1]}', "{}",
+     '{"class_names": ["a", "a"]}', '{"class_names": "abc"}', "3"],
+)  # fmt: skip
+def test_refuses_what_is_no_class_map(tmp_path, content):
+    path = tmp_path / "class_map.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="not a class map"):
+        load_class_map(path)
+
+
+def test_missing_class_map(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such class map"):
+        load_class_map(tmp_path / "class_map.json")
+
+
+def test_class_map_is_plain_json(tmp_path):
+    save_class_map(tmp_path / "m.json", ["a"])
+    assert json.loads((tmp_path / "m.json").read_text())["class_names"] == ["a"]
