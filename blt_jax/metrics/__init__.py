@@ -1,0 +1,18 @@
+"""Metrics on the host, in NumPy; `blt_jax.metrics` knows no model and no data set."""
+
+from blt_jax.metrics.accuracy import (
+    absent_classes,
+    group_accuracies,
+    shot_accuracies,
+    top_k_hits,
+)
+from blt_jax.metrics.confusion import confusion_counts, per_class_accuracy
+
+__all__ = [
+    "absent_classes",
+    "confusion_counts",
+    "group_accuracies",
+    "per_class_accuracy",
+    "shot_accuracies",
+    "top_k_hits",
+]
