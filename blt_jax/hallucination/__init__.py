@@ -1,0 +1,1 @@
+"""Perturb images towards a confusing class by gradient ascent (Sec. 3.1)."""
