@@ -1,0 +1,16 @@
+"""Backbones, heads, and the classifier they make."""
+
+from blt_jax.models.classifier import HEADS, Model, ModelSpec, build_model
+from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
+from blt_jax.models.resnet import BACKBONES
+
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "HeadOutput",
+    "LinearHead",
+    "Model",
+    "ModelSpec",
+    "SquashingCosineHead",
+    "build_model",
+]

@@ -1,0 +1,194 @@
+"""Backbone and head as pure functions of plain dictionaries.
+
+NNX modules describe the layers; they are split once, when the model is built, and
+from then on parameters and statistics are nested dicts of arrays that go through
+jit, grad, shard_map, optax and checkpoints as they are.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
+from blt_jax.models.resnet import BACKBONES
+
+Tree = dict[str, Any]
+
+_DTYPES = ("float32", "bfloat16", "float64")
+_PARAM_DTYPES = ("float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a classifier is made of; `dataclasses.asdict` of it is JSON.
+
+    Attributes:
+      backbone: a key of BACKBONES.
+      num_classes: C, at least 1.
+      head: a key of HEADS.
+      alpha: scale of the squashing-cosine head (Eq. 2).
+      beta: squashing of the squashing-cosine head (Eq. 2).
+      projection: the linear layer with ReLU after the pooling ("fc_add").
+      dtype: of the convolutions: float32, bfloat16, float64.
+      param_dtype: of parameters and statistics: float32, float64.
+    """
+
+    backbone: str = "resnet10"
+    num_classes: int
+    head: str = "squashing_cosine"
+    alpha: float = 16.0
+    beta: float = 0.5
+    projection: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+
+def squashing_cosine(
+    spec: ModelSpec,
+    in_features: int,
+    *,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> SquashingCosineHead:
+    """Head of Eq. 2 with the alpha and beta of `spec`."""
+    return SquashingCosineHead(
+        in_features,
+        spec.num_classes,
+        alpha=spec.alpha,
+        beta=spec.beta,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+def linear(
+    spec: ModelSpec,
+    in_features: int,
+    *,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> LinearHead:
+    """Affine head."""
+    return LinearHead(
+        in_features, spec.num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+    )
+
+
+HEADS: dict[str, Callable[..., nnx.Module]] = {
+    "squashing_cosine": squashing_cosine,
+    "linear": linear,
+}
+
+
+class Classifier(nnx.Module):
+    """A backbone and a head; use it through `Model`."""
+
+    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
+        types: dict[str, Any] = {
+            "dtype": jnp.dtype(spec.dtype),
+            "param_dtype": jnp.dtype(spec.param_dtype),
+            "rngs": rngs,
+        }
+        self.backbone = BACKBONES[spec.backbone](projection=spec.projection, **types)
+        self.head = HEADS[spec.head](spec, self.backbone.num_features, **types)
+
+
+class Model:
+    """A classifier as pure functions; hashable by identity, so static under jit.
+
+    Every method but `init` takes `params` and `batch_stats` as `init` returns
+    them: nested dicts with 'backbone' and, in params, 'head' on top.
+
+    Attributes:
+      spec: what it was built from.
+      num_features: F, length of a feature vector.
+    """
+
+    def __init__(self, spec: ModelSpec):
+        self.spec = spec
+        abstract = nnx.eval_shape(lambda: Classifier(spec, rngs=nnx.Rngs(0)))
+        self.num_features: int = abstract.backbone.num_features
+        # Whether statistics are used or updated is part of the graph definition.
+        abstract.train()
+        self._train_graph = nnx.split(abstract, nnx.Param, nnx.BatchStat)[0]
+        abstract.eval()
+        self._eval_graph = nnx.split(abstract, nnx.Param, nnx.BatchStat)[0]
+        self._jitted_init = jax.jit(self._init)
+
+    def init(self, key: jax.Array) -> tuple[Tree, Tree]:
+        """Draw fresh (params, batch_stats) from a key of `jax.random.key`."""
+        return self._jitted_init(key)
+
+    def _init(self, key: jax.Array) -> tuple[Tree, Tree]:
+        module = Classifier(self.spec, rngs=nnx.Rngs(params=key))
+        params, batch_stats = nnx.state(module, nnx.Param, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+    def apply_eval(
+        self, params: Tree, batch_stats: Tree, images: jax.Array
+    ) -> HeadOutput:
+        """Classify normalised images [n, H, W, 3] by the running statistics.
+
+        Rows do not depend on each other.
+        """
+        module = nnx.merge(self._eval_graph, params, batch_stats)
+        return module.head(module.backbone(images))
+
+    def apply_train(
+        self,
+        params: Tree,
+        batch_stats: Tree,
+        images: jax.Array,
+        mask: jax.Array | None = None,
+    ) -> tuple[HeadOutput, Tree]:
+        """Classify images [n, H, W, 3] by their own statistics, and update those.
+
+        mask [n] bool: rows that count in the statistics, at least one of them; the
+        outputs of the others are there but mean nothing. Returns the output of the
+        head and the new batch_stats.
+        """
+        module = nnx.merge(self._train_graph, params, batch_stats)
+        output = module.head(module.backbone(images, mask))
+        return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+    def features(self, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
+        """Features [n, F] of images [n, H, W, 3], in evaluation mode."""
+        module = nnx.merge(self._eval_graph, params, batch_stats)
+        return module.backbone(images)
+
+
+def build_model(spec: ModelSpec) -> Model:
+    """Build the model that `spec` describes; no array is made.
+
+    Raises:
+      ValueError: a name that does not exist, a number out of range, or float64
+        while JAX has it switched off.
+    """
+    _check_name("model.backbone", spec.backbone, BACKBONES)
+    _check_name("model.head", spec.head, HEADS)
+    _check_name("model.dtype", spec.dtype, _DTYPES)
+    _check_name("model.param_dtype", spec.param_dtype, _PARAM_DTYPES)
+    if spec.num_classes < 1:
+        raise ValueError(f"the number of classes is {spec.num_classes}, not >= 1")
+    wide = "float64" in (spec.dtype, spec.param_dtype)
+    if wide and jax.dtypes.canonicalize_dtype("float64") != "float64":
+        raise ValueError(
+            "float64 is switched off in JAX; set JAX_ENABLE_X64=1 before the start"
+        )
+    return Model(spec)
+
+
+def _check_name(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        names = near + [other for other in known if other not in near]
+        raise ValueError(f"{what} is {name!r}; known: {', '.join(names)}")

@@ -1,0 +1,125 @@
+"""Floating-point operations of a function, counted in its jaxpr.
+
+XLA's own count sees the body of a loop once and says nothing about it, and depends
+on what the compiler made of the program. Here only convolutions and matrix products
+count, as in the literature: two for each multiply-add, products with the zeros of
+padding included, with the zeros of a dilated input (the image gradient of a strided
+convolution) not.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var
+
+_LOOPS = ("while", "scan")
+
+
+class Flops(NamedTuple):
+    """What a function costs, with what is known of its loops."""
+
+    total: int  # body of an unbounded loop counted once
+    unbounded: int  # of `total`: what runs once for each turn of such a loop
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> int:
+    """Floating-point operations of one call; see `flops` for what is counted.
+
+    Of a `while_loop` one turn is counted, whatever its number of turns; `flops` tells
+    how much that is.
+    """
+    return flops(function, *args).total
+
+
+def flops(function: Callable[..., Any], *args: Any) -> Flops:
+    """Count a function's operations without compiling or running it.
+
+    Goes into jit, custom derivatives, remat, shard_map (times the devices), scan
+    (times its length) and cond (its dearest branch).
+
+    Args:
+      function: of arrays, traceable by JAX.
+      *args: arrays, or `jax.ShapeDtypeStruct` in their place.
+    """
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return _count(jaxpr, [True] * len(jaxpr.outvars))
+
+
+def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> Flops:
+    """Count what the wanted outputs need.
+
+    The compiler drops the rest: above all weight gradients, which come with every
+    image gradient.
+    """
+    needed = {
+        var
+        for var, want in zip(jaxpr.outvars, wanted, strict=True)
+        if want and isinstance(var, Var)
+    }
+    total = unbounded = 0
+    for equation in reversed(jaxpr.eqns):
+        outputs = [var in needed for var in equation.outvars]
+        if not any(outputs):
+            continue
+        needed.update(var for var in equation.invars if isinstance(var, Var))
+        cost = _equation(equation, outputs)
+        total += cost.total
+        unbounded += cost.unbounded
+    return Flops(total, unbounded)
+
+
+def _equation(equation: Any, outputs: list[bool]) -> Flops:
+    name, params = equation.primitive.name, equation.params
+    if name == "conv_general_dilated":
+        return Flops(_convolution(equation), 0)
+    if name == "dot_general":
+        return Flops(_dot(equation), 0)
+    inner = []
+    for jaxpr in _inner(params):
+        # What a turn of a loop gives may be needed by the next turn.
+        same = name not in _LOOPS and len(jaxpr.outvars) == len(outputs)
+        inner.append(_count(jaxpr, outputs if same else [True] * len(jaxpr.outvars)))
+    if name == "cond":
+        return max(inner)
+    times = _times(name, params)
+    total = times * sum(cost.total for cost in inner)
+    # All of a while_loop is uncertain, so nothing in it is added twice.
+    if name == "while":
+        return Flops(total, total)
+    return Flops(total, times * sum(cost.unbounded for cost in inner))
+
+
+def _times(name: str, params: dict[str, Any]) -> int:
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":
+        return params["mesh"].size
+    return 1
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    numbers = equation.params["dimension_numbers"]
+    # rhs_spec: output features, input features of one group, then the taps.
+    _, in_features, *taps = (kernel[axis] for axis in numbers.rhs_spec)
+    products = math.prod(equation.outvars[0].aval.shape) * in_features
+    zeros = math.prod(equation.params["lhs_dilation"])
+    return 2 * products * math.prod(taps) // zeros
+
+
+def _dot(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    summed = math.prod(shape[axis] for axis in contracted)
+    return 2 * math.prod(equation.outvars[0].aval.shape) * summed

@@ -1,0 +1,282 @@
+"""Residual networks of basic blocks, after He et al. 2016 (arXiv:1512.03385).
+
+Layers and their order are those of the paper's ResNet-10, so that its weights can
+be read (`importers`): explicit padding, one block a stage, and an added layer
+"fc_add" after the pooling. Global average pooling takes any image size.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from blt_jax.models.convolution import convolution
+from blt_jax.models.heads import uniform_fan_in
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation whose statistics can leave rows out.
+
+    Momentum 0.9 (0.1 as PyTorch counts it) and epsilon 1e-5. Statistics and the
+    normalisation are computed in `param_dtype`, and the result is given in `dtype`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            num_features,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=param_dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        # nnx makes them float32 whatever param_dtype is.
+        self.mean = nnx.BatchStat(jnp.zeros((num_features,), param_dtype))
+        self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
+        self.output_dtype = jnp.dtype(dtype)
+
+    def normalise(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Normalise x [n, h, w, c]; in training by the rows of mask [n] only."""
+        where = None if mask is None else mask[:, None, None, None]
+        return self(x, mask=where).astype(self.output_dtype)
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        stride: int,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        types: dict[str, Any] = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "rngs": rngs,
+        }
+        self.conv1 = _conv(in_features, features, size=3, stride=stride, **types)
+        self.norm1 = BatchNorm(features, **types)
+        self.conv2 = _conv(features, features, size=3, stride=1, **types)
+        self.norm2 = BatchNorm(features, **types)
+        self.projected = stride != 1 or in_features != features
+        if self.projected:
+            self.shortcut_conv = _conv(
+                in_features, features, size=1, stride=stride, **types
+            )
+            self.shortcut_norm = BatchNorm(features, **types)
+
+    def convolutions(self) -> list[nnx.Conv]:
+        """List the block's convolutions."""
+        shortcut = [self.shortcut_conv] if self.projected else []
+        return [self.conv1, self.conv2, *shortcut]
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Map [n, h, w, c] to [n, ceil(h / stride), ceil(w / stride), features]."""
+        y = nnx.relu(self.norm1.normalise(self.conv1(x), mask))
+        y = self.norm2.normalise(self.conv2(y), mask)
+        if self.projected:
+            x = self.shortcut_norm.normalise(self.shortcut_conv(x), mask)
+        return nnx.relu(x + y)
+
+
+class ResNet(nnx.Module):
+    """Stem, stages of basic blocks, average pooling, optional projection."""
+
+    def __init__(
+        self,
+        stage_sizes: tuple[int, ...],
+        width: int,
+        *,
+        small_images: bool = False,
+        projection: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Make the network.
+
+        Args:
+          stage_sizes: blocks in each stage.
+          width: channels of the first stage; each further stage has twice as many.
+          small_images: a 3x3 stem of stride 1 without max-pooling, in place of
+            7x7 of stride 2 and max-pooling, which shrink an image by 4.
+          projection: a last linear layer with ReLU that keeps the width ("fc_add").
+          dtype: of the convolutions; weights are cast to it.
+          param_dtype: of weights and of batch normalisation as a whole.
+          rngs: source of the initial weights.
+        """
+        types: dict[str, Any] = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "rngs": rngs,
+        }
+        self.dtype = jnp.dtype(dtype)
+        self.small_images = small_images
+        self.stem_conv = _conv(
+            3,
+            width,
+            size=3 if small_images else 7,
+            stride=1 if small_images else 2,
+            **types,
+        )
+        self.stem_norm = BatchNorm(width, **types)
+        # Names, not a list: the keys of a list are integers, which JSON and
+        # checkpoints turn into strings.
+        self.block_names = tuple(
+            f"stage{stage}_block{block}"
+            for stage, size in enumerate(stage_sizes, start=1)
+            for block in range(1, size + 1)
+        )
+        blocks = {}
+        features = width
+        for name in self.block_names:
+            stage = int(name[len("stage") : name.index("_")])
+            first = name.endswith("_block1")
+            out = width * 2 ** (stage - 1)
+            blocks[name] = BasicBlock(
+                features, out, stride=2 if first and stage > 1 else 1, **types
+            )
+            features = out
+        self.blocks = nnx.Dict(blocks)
+        convolutions = [self.stem_conv]
+        for block in blocks.values():
+            convolutions += block.convolutions()
+        _draw_kernels(convolutions, rngs.params())
+        self.num_features = features
+        self.projection = (
+            nnx.Linear(
+                features,
+                features,
+                kernel_init=uniform_fan_in,
+                bias_init=lambda key, shape, dtype: uniform_fan_in(
+                    key, shape, dtype, fan_in=features
+                ),
+                **types,
+            )
+            if projection
+            else None
+        )
+
+    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Features [n, num_features] of normalised images [n, H, W, 3].
+
+        mask [n] bool: rows that count in the statistics of batch normalisation
+        when training; all of them if None. At least one must be true.
+        """
+        x = images.astype(self.dtype)
+        x = nnx.relu(self.stem_norm.normalise(self.stem_conv(x), mask))
+        if not self.small_images:
+            x = max_pool(x)
+        for name in self.block_names:
+            x = self.blocks[name](x, mask)
+        # A mean over many pixels needs more bits than a 16-bit sum has.
+        sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
+        x = jnp.mean(x, axis=(1, 2), dtype=sum_dtype).astype(x.dtype)
+        return x if self.projection is None else nnx.relu(self.projection(x))
+
+
+def resnet10(**options: Any) -> ResNet:
+    """ResNet-10 of the paper: 64 to 512 channels, for images of 64 px and more."""
+    return ResNet((1, 1, 1, 1), 64, **options)
+
+
+def resnet10_narrow(**options: Any) -> ResNet:
+    """ResNet-10 with a quarter of the channels, for tests and laptops."""
+    return ResNet((1, 1, 1, 1), 16, **options)
+
+
+def resnet10_small(**options: Any) -> ResNet:
+    """Narrow ResNet-10 that keeps the resolution at first, for 8 to 32 px images."""
+    return ResNet((1, 1, 1, 1), 16, small_images=True, **options)
+
+
+BACKBONES = {
+    "resnet10": resnet10,
+    "resnet10_narrow": resnet10_narrow,
+    "resnet10_small": resnet10_small,
+}
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 windows, stride 2, padding 1, of x [n, h, w, c].
+
+    The first of several equal values takes the gradient, as in PyTorch. Slices and
+    selects, because the gradient of `lax.reduce_window` (select-and-scatter) is
+    many times slower on CPU and no faster elsewhere.
+    """
+    return _max_of_three(_max_of_three(x, axis=2), axis=1)
+
+
+def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
+    size = x.shape[axis]
+    out = (size - 1) // 2 + 1
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (1, 1)
+    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+    first, second, third = (
+        jax.lax.slice_in_dim(padded, start, start + 2 * out - 1, 2, axis)
+        for start in range(3)
+    )
+    return _larger(_larger(first, second), third)
+
+
+def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Not jnp.maximum, which halves the gradient between equals; NaN goes through.
+    return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+
+def _draw_kernels(convolutions: list[nnx.Conv], key: jax.Array) -> None:
+    """Set all kernels to normal numbers of variance 2 / fan-out (He et al. 2015).
+
+    One draw for all of them: every draw takes XLA about half a second to compile.
+    """
+    shapes = [conv.kernel.shape for conv in convolutions]
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    dtype = convolutions[0].kernel.dtype
+    noise = jnp.split(jax.random.normal(key, (ends[-1],), dtype), ends[:-1])
+    for conv, shape, part in zip(convolutions, shapes, noise, strict=True):
+        height, width, _, features = shape
+        deviation = math.sqrt(2 / (height * width * features))
+        conv.kernel[...] = deviation * part.reshape(shape)
+
+
+def _conv(
+    in_features: int,
+    features: int,
+    *,
+    size: int,
+    stride: int,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    pad = size // 2
+    return nnx.Conv(
+        in_features,
+        features,
+        (size, size),
+        strides=stride,
+        padding=[(pad, pad), (pad, pad)],
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=nnx.initializers.zeros,  # until _draw_kernels
+        conv_general_dilated=convolution,
+        rngs=rngs,
+    )

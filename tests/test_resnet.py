@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from blt_jax.models.resnet import BACKBONES, BatchNorm, max_pool
+
+
+def windows(x):
+    """The 3x3 windows of stride 2 of x [n, h, w, c], padded by -inf."""
+    n, h, w, c = x.shape
+    padded = np.full((n, h + 2, w + 2, c), -np.inf)
+    padded[:, 1:-1, 1:-1] = x
+    out = np.empty((n, (h - 1) // 2 + 1, (w - 1) // 2 + 1, c, 9))
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            part = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            out[:, i, j] = part.reshape(n, 9, c).transpose(0, 2, 1)
+    return out
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2), (6, 9)])
+def test_max_pool_takes_the_maximum_of_each_window(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), windows(x).max(axis=-1))
+
+
+def test_max_pool_gradient_goes_to_the_first_of_equals():
+    # Few different values: nearly every window has ties.
+    x = np.random.default_rng(1).integers(0, 3, size=(2, 7, 8, 3)).astype(np.float32)
+    weight = np.random.default_rng(2).integers(1, 9, size=(2, 4, 4, 3))
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x) * weight))(jnp.asarray(x))
+    wanted = np.zeros((2, 9, 10, 3))
+    # argmax gives the first in row order, as PyTorch's loop over the window does.
+    for (n, i, j, c), tap in np.ndenumerate(windows(x).argmax(axis=-1)):
+        wanted[n, 2 * i + tap // 3, 2 * j + tap % 3, c] += weight[n, i, j, c]
+    np.testing.assert_array_equal(gradient, wanted[:, 1:-1, 1:-1])
+
+
+def test_max_pool_matches_torch_after_relu():
+    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    x = np.random.default_rng(3).normal(size=(2, 9, 6, 4)).round(1).astype(np.float32)
+    weight = np.random.default_rng(4).normal(size=(2, 5, 3, 4)).astype(np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(nnx.relu(x)) * weight))(
+        jnp.asarray(x)
+    )
+    tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(tx.relu(), 3, 2, 1)
+    (pooled * torch.tensor(weight.transpose(0, 3, 1, 2))).sum().backward()
+    np.testing.assert_allclose(
+        gradient, tx.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("row, column", [(0, 0), (1, 1), (2, 3), (3, 2)])
+def test_max_pool_hides_no_nan(row, column):
+    x = jnp.ones((1, 4, 4, 1)).at[0, row, column, 0].set(jnp.nan)
+    wanted = lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, 3, 3, 1),
+        (1, 2, 2, 1),
+        [(0, 0), (1, 1), (1, 1), (0, 0)],
+    )
+    np.testing.assert_array_equal(np.isnan(max_pool(x)), np.isnan(wanted))
+
+
+def test_batch_norm_statistics_leave_rows_out():
+    norm = BatchNorm(3, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=(4, 5, 6, 3))
+    mask = np.array([True, False, True, True])
+    y = norm.normalise(jnp.asarray(x, jnp.float32), jnp.asarray(mask))
+    mean, var = x[mask].mean(axis=(0, 1, 2)), x[mask].var(axis=(0, 1, 2))
+    np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * var, rtol=1e-5)
+    wanted = (x - mean) / np.sqrt(var + 1e-5)
+    np.testing.assert_allclose(y, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_keeps_float32_statistics_for_bfloat16():
+    norm = BatchNorm(1, dtype=jnp.bfloat16, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    # In bfloat16 the mean would be rounded to 1.0 and the difference lost.
+    norm.mean[...] = jnp.array([1.001])
+    norm.var[...] = jnp.array([1e-4])
+    norm.eval()
+    y = norm.normalise(jnp.ones((1, 1, 1, 1), jnp.bfloat16), None)
+    assert y.dtype == jnp.bfloat16
+    assert float(y[0, 0, 0, 0]) == pytest.approx(-0.001 / 1.1e-4**0.5, rel=1e-2)
+    assert norm.mean.dtype == norm.var.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "name, size, features, parameters",
+    [
+        # 3*64*49 + stage 1: 2*9*64^2; then 9*64*128 + 9*128^2 + 64*128 and so on,
+        # two numbers a channel for each normalisation, and 512*512 + 512 at the end.
+        ("resnet10", (37, 50), 512, 5_168_448),
+        ("resnet10_narrow", (64, 64), 128, 325_968),
+        ("resnet10_small", (8, 8), 128, 324_048),
+        ("resnet10_small", (16, 16), 128, 324_048),
+    ],
+)
+def test_backbones_take_any_size(name, size, features, parameters):
+    def shapes():
+        backbone = BACKBONES[name](rngs=nnx.Rngs(0))
+        backbone.eval()
+        return backbone(jnp.zeros((2, *size, 3))), nnx.state(backbone, nnx.Param)
+
+    output, params = jax.eval_shape(shapes)
+    assert output.shape == (2, features)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_initial_kernels_have_fan_out_variance():
+    backbone = BACKBONES["resnet10_small"](rngs=nnx.Rngs(0))
+    block = backbone.blocks["stage4_block1"]
+    for conv, fan_out in [
+        (block.conv1, 9 * 128),
+        (block.conv2, 9 * 128),
+        (block.shortcut_conv, 128),
+    ]:
+        kernel = np.asarray(conv.kernel[...])
+        assert kernel.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
+    # Each kernel has its own part of the draw.
+    first, second = (np.asarray(c.kernel[...]) for c in (block.conv1, block.conv2))
+    small = first.reshape(9, 64, 128)
+    assert np.abs(small - second.reshape(9, 128, 128)[:, :64]).min(axis=0).max() > 0
