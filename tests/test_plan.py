@@ -184,3 +184,11 @@ def test_shuffled_epochs_use_every_record_once():
 def test_refuses(options, word):
     with pytest.raises(ValueError, match=word):
         make_plan(**options)
+
+
+def test_tolerance_takes_the_fewest_widths_that_keep_to_it():
+    # One width pads 10 slots to 10 seeds, two pad 1, three none.
+    counts = np.array([1, 2, 2, 5])
+    assert optimal_widths(counts) == (1, 2, 5)
+    assert optimal_widths(counts, tolerance=0.1) == (2, 5)
+    assert optimal_widths(counts, tolerance=1.0) == (5,)

@@ -11,6 +11,9 @@ from blt_jax.data.choices import choose
 from blt_jax.data.sampler import Sampler
 
 MAX_WIDTHS = 4
+# Each width is another program to compile, and a padded slot costs about a tenth of a
+# hallucinated one: no more widths than keep the padding to this share of the seeds.
+PADDING = 0.15
 PROBED_STEPS = 1000
 
 
@@ -158,7 +161,9 @@ class BatchPlan:
     def _choose_widths(self) -> tuple[int, ...]:
         if not self.tail_fraction or not self._tail_record.any():
             return ()
-        widths = optimal_widths(self._seed_counts(), multiple_of=self.num_devices)
+        widths = optimal_widths(
+            self._seed_counts(), multiple_of=self.num_devices, tolerance=PADDING
+        )
         return tuple(sorted({*widths, self._overflow()} - {0}))
 
     def _checked_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
@@ -179,7 +184,11 @@ class BatchPlan:
 
 
 def optimal_widths(
-    seed_counts: np.ndarray, *, multiple_of: int = 1, max_widths: int = MAX_WIDTHS
+    seed_counts: np.ndarray,
+    *,
+    multiple_of: int = 1,
+    max_widths: int = MAX_WIDTHS,
+    tolerance: float = 0.0,
 ) -> tuple[int, ...]:
     """Choose the slot widths with the fewest padded slots, ascending.
 
@@ -203,10 +212,13 @@ def optimal_widths(
     cost = np.full(num + 1, np.inf)
     cost[0] = 0.0
     starts: list[np.ndarray] = []
+    enough = (1 + tolerance) * counts.sum()
     for _ in range(min(max_widths, num)):
         total = cost[:-1, None] + slots
         starts.append(np.argmin(total, axis=0))
         cost = np.concatenate([[np.inf], np.min(total, axis=0)])
+        if cost[num] <= enough:
+            break
     return _trace(starts, values)
 
 

@@ -124,11 +124,17 @@ def hallucinate(
 
 
 def choose_levels(count: int) -> tuple[int, ...]:
-    """Widths of the cascade for `count` images: halved down to 4, or to an eighth."""
-    levels = [count]
-    while levels[-1] > max(4, count // 8):
-        levels.append((levels[-1] + 1) // 2)
-    return tuple(levels)
+    """Widths of the cascade for `count` images: all, a half, a sixth.
+
+    Each level is another copy of the network to compile. Three keep the occupancy of
+    32 slots at 1.2 to 1.3 for every step rule, where one level has up to 2.4 and a
+    fourth gains less than 0.05; few images need fewer levels.
+    """
+    if count <= 4:
+        return (count,)
+    if count <= 12:
+        return (count, -(-count // 3))
+    return (count, -(-count // 2), -(-count // 6))
 
 
 def evaluations(

@@ -1,0 +1,283 @@
+"""The command line: one small function a command.
+
+Heavy modules are imported inside the functions, so that `--help` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blt_jax import __version__
+
+
+def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Train all stages of one arm; the same command resumes an interrupted run."""
+    from blt_jax.config import load_config
+    from blt_jax.reports.table import write_results
+    from blt_jax.training import run
+    from blt_jax.training.assess import assess
+
+    config = load_config(arguments.config, overrides)
+    _use_compilation_cache()
+    if arguments.smoke:
+        run.smoke(config)
+        print("smoke run passed: steps, validation, saving and loading work")
+        return
+    workdir = Path(arguments.workdir)
+    setup = run.train(config, workdir)
+    results = {
+        which: assess(setup, workdir, "test", which=which) for which in ("best", "last")
+    }
+    write_results(workdir / "results.json", arm=workdir.name, results=results)
+    _print_table(workdir.name, "test", results["best"])
+
+
+def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Accuracy of a checkpoint on a split: by shot, by class, and its confusion."""
+    from blt_jax.training.assess import assess
+    from blt_jax.training.setup import prepare
+
+    _use_compilation_cache()
+    config = _config_of(arguments.checkpoint, arguments.config, overrides)
+    setup = prepare(config, Path())
+    result = assess(setup, arguments.checkpoint, arguments.split, which=arguments.which)
+    if arguments.out:
+        Path(arguments.out).write_text(json.dumps(result) + "\n")
+    _print_table(Path(arguments.checkpoint).name, arguments.split, result)
+
+
+def check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Look a configuration over: data, shapes, cost; trains nothing."""
+    from blt_jax.config import load_config
+    from blt_jax.training import check as checking
+    from blt_jax.training.setup import prepare
+
+    config = load_config(arguments.config, overrides)
+    setup = prepare(config, Path())
+    for name, value in checking.check(setup).items():
+        shown = f"{value:.3g}" if isinstance(value, float) else value
+        print(f"{name.replace('_', ' ')}: {shown}")
+    if arguments.verify_images:
+        dataset, bad = setup.dataset, []
+        for split in (dataset.train, dataset.val, dataset.test):
+            bad += checking.verify_images(split, threads=config.data.threads)
+        for which, problem in bad:
+            print(f"bad image {which}: {problem}")
+        if bad:
+            raise ValueError(f"{len(bad)} images cannot be read; they are listed above")
+        print("every image can be read")
+
+
+def import_(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Turn a checkpoint of the paper's released code into one of ours."""
+    from blt_jax.training.imports import import_original
+
+    folder = import_original(
+        Path(arguments.file),
+        Path(arguments.out),
+        config_file=arguments.config,
+        overrides=overrides,
+    )
+    print(f"wrote {folder}")
+
+
+def hallucinate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Draw seeds, what the ascent adds to them, and the hard examples it makes."""
+    from blt_jax.reports.picture import Example, draw_hallucinations, save_picture
+    from blt_jax.training.examples import example_hallucinations
+
+    _use_compilation_cache()
+    config = _config_of(arguments.checkpoint, arguments.config, overrides)
+    rows = example_hallucinations(
+        arguments.checkpoint,
+        config,
+        images=arguments.images,
+        target=arguments.target,
+        count=arguments.count,
+    )
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    examples = [Example(**row._asdict()) for row in rows]
+    save_picture(draw_hallucinations(examples), out)
+    print(f"wrote {out}")
+
+
+class _Command(NamedTuple):
+    run: Callable[[argparse.Namespace, Sequence[str]], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="what to train")
+    parser.add_argument(
+        "--workdir",
+        metavar="FOLDER",
+        help="where checkpoints, logs and results go; the same folder resumes",
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="two steps, two validations and a save of each stage, then stop",
+    )
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _checkpoint_argument(parser)
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument(
+        "--which",
+        default="best",
+        choices=("best", "last"),
+        help="checkpoint of a working directory: best by validation, or the last",
+    )
+    _data_argument(parser)
+    parser.add_argument(
+        "--out", metavar="FILE", help="write accuracies, classes, confusion as JSON"
+    )
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument(
+        "--verify_images", action="store_true", help="decode every image of all splits"
+    )
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="CHECKPOINT", help="a .pth file")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="gives what the file lacks: alpha, beta, data set and class names",
+    )
+
+
+def _hallucinate_arguments(parser: argparse.ArgumentParser) -> None:
+    _checkpoint_argument(parser)
+    parser.add_argument("--out", required=True, metavar="PICTURE")
+    _data_argument(parser)
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="perturb these images; else tail images of the training split",
+    )
+    parser.add_argument(
+        "--target", help="class to confuse with: its name or number; else drawn"
+    )
+    parser.add_argument("--count", type=int, default=6, help="images at most")
+
+
+def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FOLDER",
+        help="a working directory, one of its stages, or one checkpoint folder",
+    )
+
+
+def _data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="data to use; else the data that the checkpoint was trained on",
+    )
+
+
+COMMANDS = {
+    "train": _Command(train, _train_arguments),
+    "evaluate": _Command(evaluate, _evaluate_arguments),
+    "check": _Command(check, _check_arguments),
+    "import": _Command(import_, _import_arguments),
+    "hallucinate": _Command(hallucinate, _hallucinate_arguments),
+}
+_OVERRIDES = (
+    "Any field of the configuration can be changed on the command line: "
+    "--config.batch_size=64 --config.hallucination.enabled=False"
+)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code.
+
+    0: finished. 2: wrong use, told in one line (`--traceback` shows where).
+    """
+    parser = argparse.ArgumentParser(
+        prog="blt-jax",
+        description="Train classifiers on long-tailed images with BLT: hard examples "
+        "for the tail classes, made by gradient ascent.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        summary = (command.run.__doc__ or "").splitlines()[0]
+        subparser = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=_OVERRIDES,
+            allow_abbrev=False,
+        )
+        command.add_arguments(subparser)
+        subparser.add_argument(
+            "--traceback", action="store_true", help="show where an error was raised"
+        )
+    arguments, overrides = parser.parse_known_args(argv)
+    if arguments.command == "train" and not (arguments.workdir or arguments.smoke):
+        parser.error("train: give --workdir FOLDER (or --smoke)")
+    try:
+        COMMANDS[arguments.command].run(arguments, overrides)
+    except (ValueError, OSError) as error:
+        if arguments.traceback:
+            raise
+        print(f"blt-jax {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _config_of(
+    checkpoint: str, config_file: str | None, overrides: Sequence[str]
+) -> Any:
+    """The configuration given, or else the one a checkpoint was trained with."""
+    from blt_jax.config import config_from_dict, load_config, override
+    from blt_jax.training.checkpoint import find_checkpoint, load_meta
+
+    folder = find_checkpoint(checkpoint)
+    saved = load_meta(folder)
+    trained = config_from_dict(saved["config"], str(folder))
+    if config_file is None:
+        return override(trained, overrides)
+    config = load_config(config_file, overrides)
+    # The network is the checkpoint's, whatever the file says.
+    config.model = trained.model
+    return config
+
+
+def _print_table(name: str, split: str, result: dict[str, Any]) -> None:
+    columns = ("many", "medium", "few", "overall", "micro", "top5")
+    shown = [
+        "-" if result[column] is None else f"{100 * result[column]:.1f}"
+        for column in columns
+    ]
+    print(f"\n{name} on {split} ({result['images']} images), accuracy in %:")
+    print("  ".join(f"{column:>8}" for column in columns))
+    print("  ".join(f"{value:>8}" for value in shown))
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless the user has chosen a place."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        cache = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "blt_jax"))
+
+
+if __name__ == "__main__":
+    sys.exit(run())

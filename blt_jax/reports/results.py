@@ -1,0 +1,159 @@
+"""`results.json`: the accuracies of one arm, written when its training is finished.
+
+```
+{"format": 1, "arm": "blt",
+ "checkpoints": {"best": {"test": {
+     "step": 1240, "images": 360,
+     "many": 0.93, "medium": 0.81, "few": null, "overall": 0.85, "micro": 0.86,
+     "top5": 0.99, "group_classes": {"many": 3, "medium": 4, "few": 0}}}}}
+```
+Below `checkpoints` stand "best" (by validation), "last" or both, and below each the
+splits it was evaluated on. Accuracies are fractions, null where the group has no
+images: `many`, `medium`, `few` and `overall` are means of per-class accuracies
+(Sec. 4), `micro` is over images, `top5` the share of images whose label is among the
+first five. `group_classes` counts the classes of each group; it may be null.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "results.json"
+FORMAT = 1
+ACCURACIES = ("many", "medium", "few", "overall", "micro", "top5")
+GROUPS = ("many", "medium", "few")
+CHECKPOINTS = ("best", "last")
+
+
+class ResultsError(ValueError):
+    """Results that cannot be used; the message says which and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One checkpoint on one split: accuracies in [0, 1] or None, and their extent."""
+
+    step: int
+    images: int
+    many: float | None
+    medium: float | None
+    few: float | None
+    overall: float | None
+    micro: float | None
+    top5: float | None
+    group_classes: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """One arm: its name, and evaluations by checkpoint ("best", "last") and split."""
+
+    arm: str
+    checkpoints: Mapping[str, Mapping[str, Evaluation]]
+
+    def find(self, checkpoint: str, split: str) -> Evaluation:
+        """The evaluation of that checkpoint on that split, or a ResultsError."""
+        try:
+            return self.checkpoints[checkpoint][split]
+        except KeyError:
+            known = [
+                f"{c} on {s}" for c, splits in self.checkpoints.items() for s in splits
+            ]
+            raise ResultsError(
+                f"arm {self.arm!r} has no results of {checkpoint} on {split}; it has: "
+                f"{', '.join(known) or 'none'}"
+            ) from None
+
+
+def write_results(
+    path: str | Path, *, arm: str, results: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write `results.json`, in a working directory or at a full path.
+
+    results: by checkpoint, the evaluation as a mapping with the fields of `Evaluation`
+    and "split"; what else it holds is not written. An interruption leaves the old file
+    or the new one, never half of one.
+
+    Raises:
+      ResultsError: unknown checkpoint, a field missing, or an accuracy not in [0, 1].
+    """
+    path = _file(path)
+    checkpoints = {}
+    for name, found in results.items():
+        if "split" not in found:
+            raise ResultsError(
+                f"{path}: the evaluation of {name} does not name its split"
+            )
+        checkpoints[name] = {found["split"]: _evaluation(found, f"{path}: {name}")}
+    _check_names(path, checkpoints)
+    content = {"format": FORMAT, **asdict(Results(arm, checkpoints))}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_results(path: str | Path) -> Results:
+    """Read `results.json`, from a working directory or a full path.
+
+    Raises:
+      ResultsError: no such file, not of this format, or a field missing or wrong.
+    """
+    path = _file(path)
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(
+            f"no {path}; it appears when the training there is finished"
+        ) from None
+    except ValueError as error:
+        raise ResultsError(f"{path}: not JSON ({error})") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ResultsError(f"{path}: not a results file of format {FORMAT}")
+    try:
+        checkpoints = {
+            name: {
+                split: _evaluation(values, f"{path}: {name} on {split}")
+                for split, values in splits.items()
+            }
+            for name, splits in found["checkpoints"].items()
+        }
+        arm = found["arm"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{path}: a field is missing or wrong ({error})") from error
+    _check_names(path, checkpoints)
+    return Results(arm, checkpoints)
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".json" else path / FILE_NAME
+
+
+def _check_names(path: Path, checkpoints: Mapping[str, Any]) -> None:
+    for name in checkpoints:
+        if name not in CHECKPOINTS:
+            known = ", ".join(CHECKPOINTS)
+            raise ResultsError(f"{path}: unknown checkpoint {name!r}; known: {known}")
+
+
+def _evaluation(values: Mapping[str, Any], where: str) -> Evaluation:
+    """The fields that belong to an evaluation, checked; `where` begins the message."""
+    for key in ("step", "images", *ACCURACIES):
+        if key not in values:
+            raise ResultsError(f"{where}: field {key!r} is missing")
+    for key in ACCURACIES:
+        value = values[key]
+        if value is not None and not 0 <= value <= 1:
+            raise ResultsError(f"{where}: {key} is {value}, which is not in [0, 1]")
+    groups = values.get("group_classes")
+    if groups is not None and set(groups) != set(GROUPS):
+        raise ResultsError(f"{where}: group_classes must name {', '.join(GROUPS)}")
+    return Evaluation(
+        step=values["step"],
+        images=values["images"],
+        **{key: values[key] for key in ACCURACIES},
+        group_classes=None if groups is None else dict(groups),
+    )

@@ -1,0 +1,1 @@
+"""Joins data, model and method: the step, evaluation, checkpoints, the loop."""

@@ -1,0 +1,132 @@
+"""Hard examples for the tail images of a batch, appended to it (Alg. 1 lines 6-17)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from blt_jax.hallucination.cascade import choose_levels, evaluations, hallucinate
+from blt_jax.hallucination.targets import Confusion, draw_targets, draw_thresholds
+from blt_jax.models.classifier import Model
+from blt_jax.training.augment import Normalisation
+from blt_jax.training.draws import Draws
+from blt_jax.training.mesh import per_device
+
+
+class HallucinationOptions(NamedTuple):
+    """How seeds become hard examples (Sec. 3.2)."""
+
+    step_rule: str = "gradient"
+    step_size: float = 0.7  # delta
+    max_iterations: int = 15
+    max_step: float = 0.09
+    max_norm: float | None = None
+    clip_to_pixel_range: bool = False
+    threshold: tuple[float, float] = (0.15, 0.25)  # s_c' is drawn from here
+    threshold_grid: bool = False  # both ends and the middle only: released code
+    weight: float = 1.0  # lambda of Eq. 3
+    confusion_fallback: str = "skip"
+
+
+class Rows(NamedTuple):
+    """Images to train on."""
+
+    images: jax.Array  # [n, H, W, 3] normalised
+    labels: jax.Array  # [n] int32
+    weights: jax.Array  # [n], 1 for an original, lambda or 0 for a slot
+
+
+class Seeds(NamedTuple):
+    """The slots of a batch."""
+
+    images: jax.Array  # [K, H, W, 3] normalised and augmented
+    labels: jax.Array  # [K] int32
+    valid: jax.Array  # [K] bool, False in padded slots
+
+
+Append = Callable[
+    [Any, Any, Rows, Seeds, Draws, Confusion], tuple[Rows, dict[str, jax.Array]]
+]
+
+
+def make_append(
+    model: Model,
+    options: HallucinationOptions,
+    *,
+    mesh: Mesh,
+    normalisation: Normalisation,
+) -> Append:
+    """Build `append(params, batch_stats, rows, seeds, draws, confusion)`.
+
+    It perturbs the seeds by the model as it is, with frozen parameters and running
+    statistics, and returns the longer batch with sums over its slots. Every device
+    works on its own rows and slots: the loops hold no communication, and appending
+    moves nothing between devices.
+    """
+    # Black and white in normalised units.
+    mean, std = (jnp.asarray(part) for part in normalisation)
+    pixel_range = (-mean / std, (1 - mean) / std)
+
+    def on_one_device(
+        params: Any,
+        batch_stats: Any,
+        rows: Rows,
+        seeds: Seeds,
+        targets: jax.Array,
+        thresholds: jax.Array,
+    ) -> tuple[Rows, dict[str, jax.Array]]:
+        levels = choose_levels(seeds.images.shape[0])
+        result = hallucinate(
+            lambda images: model.apply_eval(params, batch_stats, images).logits,
+            seeds.images,
+            targets,
+            thresholds,
+            valid=seeds.valid,
+            step_rule=options.step_rule,
+            step_size=options.step_size,
+            max_iterations=options.max_iterations,
+            max_step=options.max_step,
+            max_norm=options.max_norm,
+            clip_to_pixel_range=pixel_range if options.clip_to_pixel_range else False,
+            levels=levels,
+        )
+        valid, early = seeds.valid, result.iterations < options.max_iterations
+        sums = {
+            "hallucinated": jnp.sum(valid),
+            "iterations": jnp.sum(result.iterations),
+            "reached": jnp.sum(valid & result.reached),
+            "non_finite": jnp.sum(valid & ~result.finite),
+            "stopped_early": jnp.sum(valid & ~result.reached & early),
+            "evaluations": evaluations(result.iterations, valid, levels),
+        }
+        weights = jnp.where(valid, options.weight, 0).astype(rows.weights.dtype)
+        hard = Rows(result.images, seeds.labels, weights)
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, hard)
+        return together, jax.tree.map(lambda total: total[None], sums)
+
+    everywhere = per_device(on_one_device, mesh, num_replicated=2)
+
+    def append(
+        params: Any,
+        batch_stats: Any,
+        rows: Rows,
+        seeds: Seeds,
+        draws: Draws,
+        confusion: Confusion,
+    ) -> tuple[Rows, dict[str, jax.Array]]:
+        targets, drawn = draw_targets(
+            draws.target, seeds.labels, confusion, fallback=options.confusion_fallback
+        )
+        thresholds = draw_thresholds(
+            draws.threshold, interval=options.threshold, grid=options.threshold_grid
+        )
+        usable = seeds._replace(valid=seeds.valid & drawn)
+        rows, sums = everywhere(params, batch_stats, rows, usable, targets, thresholds)
+        sums = {name: jnp.sum(each) for name, each in sums.items()}
+        sums["no_confusing_class"] = jnp.sum(seeds.valid & ~drawn)
+        sums["padded"] = jnp.sum(~seeds.valid)
+        return rows, sums
+
+    return append

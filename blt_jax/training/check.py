@@ -1,0 +1,85 @@
+"""What a configuration amounts to, found out without training anything."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax.data.datasets import Split
+from blt_jax.data.decode import crop, open_picture
+from blt_jax.data.shots import shot_masks, tail_mask
+from blt_jax.models.flops import count_flops
+from blt_jax.training.setup import Setup, steps_per_epoch
+from blt_jax.training.stages import STAGES, make_plan
+
+
+def check(setup: Setup) -> dict[str, Any]:
+    """Shapes, parameters, operations, memory, slots and splits, by name.
+
+    Everything about the model comes from abstract evaluation; bytes are lower
+    bounds (parameters, optimizer state and one batch in transit).
+    """
+    config, dataset, model = setup.config, setup.dataset, setup.model
+    params, batch_stats = jax.eval_shape(model.init, jax.random.key(0))
+    size = config.data.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    forward = count_flops(model.apply_eval, params, batch_stats, image)
+    num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    masks = shot_masks(
+        dataset.class_counts, many=config.evaluation.many, few=config.evaluation.few
+    )
+    tail = tail_mask(
+        dataset.class_counts,
+        rule=config.tail.rule,
+        value=config.tail.value,
+        classes=tuple(config.tail.classes),
+    )
+    in_val = np.bincount(dataset.val.labels, minlength=dataset.num_classes)
+    missing = [dataset.class_names[c] for c in np.flatnonzero(tail & (in_val == 0))]
+    batch_bytes = config.batch_size * size * size * 3
+    report: dict[str, Any] = {
+        "classes": dataset.num_classes,
+        "images": {
+            split.name: len(split.labels)
+            for split in (dataset.train, dataset.val, dataset.test)
+        },
+        "shots": {
+            "many": int(masks.many_shot.sum()),
+            "medium": int(masks.medium_shot.sum()),
+            "few": int(masks.few_shot.sum()),
+        },
+        "tail_classes": int(tail.sum()),
+        "tail_classes_without_validation_images": missing,
+        "backbone": config.model.backbone,
+        "parameters": num_params,
+        "forward_gflops_per_image": forward / 1e9,
+        "features": model.num_features,
+        "devices": setup.mesh.size,
+        "steps_per_epoch": steps_per_epoch(setup),
+        "parameter_and_optimizer_mb": 3 * 4 * num_params / 1e6,
+        "batches_held_ready_mb": config.data.buffer * batch_bytes / 1e6,
+    }
+    for name in STAGES:
+        if config[name].epochs:
+            plan = make_plan(setup, name)
+            report[f"{name}_slot_widths"] = list(plan.widths)
+            report[f"{name}_mean_padding"] = plan.mean_padding()
+    return report
+
+
+def verify_images(split: Split, *, threads: int) -> list[tuple[str, str]]:
+    """Decode every image of a split in parallel; returns (which, what is wrong)."""
+
+    def problem(index: int) -> tuple[str, str] | None:
+        try:
+            picture = open_picture(split.source[index], name=split.ids[index])
+            crop(picture, (0, 0, picture.width, picture.height), 1)
+        except (ValueError, OSError) as error:
+            return split.ids[index], str(error)
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [p for p in pool.map(problem, range(len(split.labels))) if p]

@@ -1,0 +1,139 @@
+"""What a run tells: JSON lines in a file, and a line for the person watching."""
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class RunLog:
+    """Appends records to `metrics.jsonl`, and prints them for a person.
+
+    A silent log (a process other than the first) does neither.
+    """
+
+    def __init__(self, path: Path, *, silent: bool = False) -> None:
+        self._file = None if silent else path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file:
+            self._file.close()
+
+    def write(self, record: Mapping[str, Any], line: str | None = None) -> None:
+        """One record, and, if given, one line on the terminal."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if line is not None:
+            print(line, flush=True)
+
+
+class StepMeter:
+    """Adds up what the steps of one logging interval report, and times them."""
+
+    def __init__(self, *, batch_size: int, total_steps: int, first_step: int) -> None:
+        self._batch_size = batch_size
+        self._total_steps = total_steps
+        self._first_step = first_step
+        self._begin = time.monotonic()
+        self._paused = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._steps = 0
+        self._waited = 0.0
+        self._interval_begin = time.monotonic()
+
+    def add(self, sums: Mapping[str, Any]) -> None:
+        """The sums of one step, on the host."""
+        self._steps += 1
+        for name, value in sums.items():
+            self._sums[name] += float(value)
+
+    def waited(self, seconds: float) -> None:
+        """Time in which the step could not be dispatched for want of a batch."""
+        self._waited += seconds
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that belongs to validation or saving."""
+        self._interval_begin += seconds
+        self._paused += seconds
+
+    def take(self, step: int) -> dict[str, Any]:
+        """Averages and rates since the last call; `step` is the number of steps done.
+
+        Ratios are None where nothing was hallucinated.
+        """
+        seconds = max(time.monotonic() - self._interval_begin, 1e-9)
+        sums, steps = self._sums, max(self._steps, 1)
+        trained = sums["trained"]
+        hallucinated = sums["hallucinated"]
+
+        def per_hallucinated(name: str, extra: float = 0.0) -> float | None:
+            return sums[name] / hallucinated + extra if hallucinated else None
+
+        needed = sums["iterations"] + hallucinated
+        busy = time.monotonic() - self._begin - self._paused
+        left = (self._total_steps - step) * busy / max(step - self._first_step, 1)
+        record = {
+            "loss": sums["loss"] / steps,
+            "accuracy": sums["correct"] / trained if trained else None,
+            "images_per_second": steps * self._batch_size / seconds,
+            "hallucinated_per_second": hallucinated / seconds,
+            "hallucinated": int(hallucinated),
+            "padded": int(sums["padded"]),
+            "no_confusing_class": int(sums["no_confusing_class"]),
+            "mean_iterations": per_hallucinated("iterations"),
+            "reached_fraction": per_hallucinated("reached"),
+            "occupancy": sums["evaluations"] / needed if needed else None,
+            "stopped_early": int(sums["stopped_early"]),
+            "non_finite": int(sums["non_finite"]),
+            "data_wait": min(self._waited / seconds, 1.0),
+            "seconds": seconds,
+            "seconds_left": left,
+        }
+        self._clear()
+        return record
+
+
+def progress_line(record: Mapping[str, Any]) -> str:
+    """One line for a person: where the run is, how fast, how long still."""
+    parts = [
+        f"{record['stage']} epoch {record['epoch']}/{record['epochs']} "
+        f"step {record['step']}/{record['total_steps']}",
+        f"loss {record['loss']:.3f}",
+        f"{record['images_per_second']:.0f} img/s",
+    ]
+    if record["mean_iterations"] is not None:
+        parts.append(
+            f"+{record['hallucinated_per_second']:.0f} hallucinated/s, "
+            f"{record['mean_iterations']:.1f} iterations, "
+            f"{record['reached_fraction']:.0%} reached"
+        )
+    parts.append(f"data wait {record['data_wait']:.0%}")
+    parts.append(f"ETA {duration(record['seconds_left'])}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1h02m, 3m05s or 9s."""
+    whole = math.ceil(max(seconds, 0))
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole >= 60:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole}s"

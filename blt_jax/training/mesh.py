@@ -1,0 +1,92 @@
+"""Devices: the mesh, how arrays lie on it, and how batches get there.
+
+All calls of JAX that changed between the supported versions are here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """A one-dimensional mesh "data" over all devices, or over the first few.
+
+    Raises ValueError when more devices are asked for than there are.
+    """
+    devices = jax.devices()
+    if num_devices is not None:
+        if not 1 <= num_devices <= len(devices):
+            raise ValueError(
+                f"{num_devices} devices were asked for, but {len(devices)} are "
+                f"visible to JAX on {jax.default_backend()}"
+            )
+        devices = devices[:num_devices]
+    # Auto: the compiler places what lies between our constraints. (The default
+    # became Explicit, which asks for a sharding on every intermediate array.)
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same values on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def per_device(
+    function: Callable[..., Any], mesh: Mesh, *, num_replicated: int
+) -> Callable[..., Any]:
+    """Run `function` on each device's own rows, without any communication.
+
+    Its first `num_replicated` arguments are the same everywhere, of the others
+    each device sees its part; results are parts of longer arrays again.
+    """
+
+    def local(*args: Any) -> Any:
+        # Each device's copy is its own, so that no derivative taken inside sums over
+        # devices: a collective in a loop that they leave at different times.
+        own = jax.lax.pcast(args[:num_replicated], AXIS, to="varying")
+        return function(*own, *args[num_replicated:])
+
+    def mapped(*args: Any) -> Any:
+        split = [PartitionSpec(AXIS)] * (len(args) - num_replicated)
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(*[PartitionSpec()] * num_replicated, *split),
+            out_specs=PartitionSpec(AXIS),
+        )(*args)
+
+    return mapped
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Send this host's part of a batch to its devices; returns global arrays."""
+    placement = sharded(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(placement, rows)
+        for name, rows in batch.items()
+    }
+
+
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Send the same values, held by every host, to all devices."""
+    placement = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: (
+            jax.device_put(leaf, placement)
+            if jax.process_count() == 1
+            else jax.make_array_from_process_local_data(placement, np.asarray(leaf))
+        ),
+        tree,
+    )

@@ -1,0 +1,83 @@
+"""A whole run: its stages in order, each skipped, resumed or begun."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from blt_jax.config import ConfigError, config_to_json, differences
+from blt_jax.data.folders import save_class_map
+from blt_jax.data.plan import BatchPlan
+from blt_jax.training.environment import environment
+from blt_jax.training.loop import train_stage
+from blt_jax.training.setup import Setup, prepare, steps_per_epoch
+from blt_jax.training.stages import STAGES, make_plan, make_stage
+
+
+def train(config: ConfigDict, workdir: Path) -> Setup:
+    """Train all stages in order; finished ones are skipped, the same call resumes.
+
+    Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError),
+    in one line, for what a person can mend.
+    """
+    setup = prepare(config, workdir)
+    plans = {name: make_plan(setup, name) for name in STAGES if config[name].epochs > 0}
+    if config.stage1.checkpoint:
+        plans.pop("stage1", None)
+    _describe(setup, plans)
+    for name, plan in plans.items():
+        train_stage(make_stage(setup, name, plan))
+    return setup
+
+
+def smoke(config: ConfigDict) -> None:
+    """Two steps, two validations and a save for each stage, in a temporary folder."""
+    config = config.copy_and_resolve_references()
+    with tempfile.TemporaryDirectory() as folder:
+        setup = prepare(
+            config, Path(folder), max_images=2 * config.evaluation.batch_size
+        )
+        for name in STAGES:
+            if config[name].epochs > 0:
+                plan = make_plan(setup, name, per_epoch=1)
+                train_stage(
+                    dataclasses.replace(
+                        make_stage(setup, name, plan), epochs=2, steps_per_epoch=1
+                    )
+                )
+
+
+def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
+    """Write config.json, environment.json and class_map.json, or check against them."""
+    workdir = setup.workdir
+    written = workdir / "config.json"
+    if written.exists():
+        changed = differences(setup.config, json.loads(written.read_text()))
+        if changed:
+            table = "; ".join(
+                f"{name}: {old!r} -> {new!r}" for name, old, new in changed
+            )
+            raise ConfigError(
+                f"{workdir} was begun with another configuration ({table}). Use a new "
+                "--workdir, or the configuration it was begun with"
+            )
+    if jax.process_index():
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    derived = {
+        name: {
+            "slot_widths": list(plan.widths),
+            "mean_padding": plan.mean_padding(),
+            "steps_per_epoch": steps_per_epoch(setup),
+        }
+        for name, plan in plans.items()
+    }
+    written.write_text(config_to_json(setup.config, derived=derived))
+    (workdir / "environment.json").write_text(
+        json.dumps(environment(), indent=2) + "\n"
+    )
+    save_class_map(workdir / "class_map.json", setup.dataset.class_names)

@@ -1,0 +1,166 @@
+"""What all stages of a run share: data, model, devices, evaluation."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blt_jax.config import ConfigError
+from blt_jax.data.datasets import Dataset, Split, load_dataset
+from blt_jax.data.pipeline import eval_batches
+from blt_jax.data.shots import shot_masks
+from blt_jax.metrics.accuracy import shot_accuracies
+from blt_jax.metrics.confusion import confusion_counts
+from blt_jax.models.classifier import Model, ModelSpec, build_model
+from blt_jax.training.augment import Normalisation
+from blt_jax.training.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
+from blt_jax.training.mesh import make_mesh
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all stages of a run share."""
+
+    config: ConfigDict
+    dataset: Dataset
+    model: Model
+    mesh: Mesh
+    normalisation: Normalisation
+    eval_step: EvalStep
+    workdir: Path
+
+
+def prepare(
+    config: ConfigDict, workdir: Path, *, max_images: int | None = None
+) -> Setup:
+    """Read the data set's lists, build the model; nothing is trained or saved.
+
+    max_images: keep only this many images of each evaluation split.
+    """
+    mesh = make_mesh()
+    if config.batch_size % mesh.size:
+        raise ConfigError(
+            f"config.batch_size {config.batch_size} is not divisible by the "
+            f"{mesh.size} devices"
+        )
+    dataset = read_dataset(config)
+    if max_images is not None:
+        dataset = dataclasses.replace(
+            dataset,
+            val=dataset.val.head(max_images),
+            test=dataset.test.head(max_images),
+        )
+    model = build_model(model_spec(config, dataset.num_classes))
+    normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std))
+    return Setup(
+        config=config,
+        dataset=dataset,
+        model=model,
+        mesh=mesh,
+        normalisation=normalisation,
+        eval_step=make_eval_step(
+            model, mesh=mesh, normalisation=normalisation, dtype=image_dtype(model)
+        ),
+        workdir=workdir,
+    )
+
+
+def read_dataset(config: ConfigDict) -> Dataset:
+    """The configured splits. Raises ValueError naming file and line."""
+    data = config.data
+    return load_dataset(
+        kind=data.kind,
+        root=data.root,
+        train=data.train,
+        val=data.val,
+        test=data.test,
+        class_names=data.class_names,
+        num_classes=data.num_classes,
+        profile=data.profile,
+        imbalance=data.imbalance,
+        image_size=data.image_size,
+        seed=config.seed,
+    )
+
+
+def model_spec(config: ConfigDict, num_classes: int) -> ModelSpec:
+    """The configured network for a number of classes."""
+    return ModelSpec(num_classes=num_classes, **config.model.to_dict())
+
+
+def image_dtype(model: Model) -> Any:
+    """float32, or float64 for a model in double precision."""
+    return jnp.promote_types(jnp.float32, model.spec.param_dtype)
+
+
+def model_meta(
+    config: ConfigDict,
+    model: Model,
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+) -> dict[str, Any]:
+    """Description that makes a checkpoint folder enough to load a model."""
+    return {
+        "model": dataclasses.asdict(model.spec),
+        "class_names": list(class_names),
+        "class_counts": list(class_counts),
+        "mean": list(config.data.mean),
+        "std": list(config.data.std),
+        "config": config.to_dict(),
+    }
+
+
+def steps_per_epoch(setup: Setup) -> int:
+    """Full batches in the training split; an epoch is N // B steps."""
+    records = len(setup.dataset.train.labels)
+    steps = records // setup.config.batch_size
+    if not steps:
+        raise ConfigError(
+            f"config.batch_size {setup.config.batch_size} is larger than the training "
+            f"split of {records} images"
+        )
+    return steps
+
+
+def evaluate_split(
+    setup: Setup, split: Split, params: Any, batch_stats: Any
+) -> Evaluation:
+    """Predict every image of a split once."""
+    config = setup.config
+    size = config.evaluation.batch_size
+    batches = eval_batches(
+        split,
+        batch_size=size + -size % setup.mesh.size,
+        image_size=config.data.image_size,
+        resize=config.data.resize,
+        num_threads=config.data.threads,
+        buffer=config.data.buffer,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+    return evaluate(
+        setup.eval_step,
+        params,
+        batch_stats,
+        batches,
+        labels=split.labels,
+        mesh=setup.mesh,
+    )
+
+
+def score(setup: Setup, evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy by shot, overall (mean of per-class accuracies), micro and top-5."""
+    options = setup.config.evaluation
+    masks = shot_masks(setup.dataset.class_counts, many=options.many, few=options.few)
+    counts = confusion_counts(
+        evaluation.labels, evaluation.predictions, setup.dataset.num_classes
+    )
+    top5 = float(np.mean(evaluation.in_top5)) if len(evaluation.labels) else None
+    return {**shot_accuracies(counts, masks), "top5": top5}

@@ -1,0 +1,220 @@
+"""The two stages of Sec. 4.2, built from a configuration.
+
+Stage 1 trains plainly on shuffled epochs. Stage 2 begins with its backbone, draws a
+new head, balances by gamma and hallucinates.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from blt_jax import losses
+from blt_jax.config import ConfigError
+from blt_jax.data.pipeline import train_batches
+from blt_jax.data.plan import BatchPlan
+from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
+from blt_jax.data.shots import tail_mask
+from blt_jax.training.append import HallucinationOptions
+from blt_jax.training.augment import Augmentation
+from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
+from blt_jax.training.draws import initial_key
+from blt_jax.training.loop import Stage
+from blt_jax.training.optimizer import make_optimizer, make_schedule
+from blt_jax.training.setup import (
+    Setup,
+    evaluate_split,
+    image_dtype,
+    model_meta,
+    score,
+    steps_per_epoch,
+)
+from blt_jax.training.state import TrainState, create_state
+from blt_jax.training.step import make_train_step
+
+STAGES = ("stage1", "stage2")
+
+
+def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> BatchPlan:
+    """The records, seeds and slots of every step of a stage.
+
+    per_epoch: steps; None: as many full batches as the training split has.
+    """
+    config, labels = setup.config, setup.dataset.train.labels
+    per_epoch = per_epoch or steps_per_epoch(setup)
+    seed = _stage_seed(config.seed, name)
+    hallucination = config.hallucination
+    tail = tail_mask(
+        setup.dataset.class_counts,
+        rule=config.tail.rule,
+        value=config.tail.value,
+        classes=tuple(config.tail.classes),
+    )
+    balanced = name == "stage2"
+    sampler = (
+        GammaBalancedSampler(labels, gamma=config.sampler.gamma, seed=seed)
+        if balanced
+        else ShuffledSampler(
+            len(labels), per_epoch=per_epoch * config.batch_size, seed=seed
+        )
+    )
+    return BatchPlan(
+        labels,
+        sampler,
+        batch_size=config.batch_size,
+        tail_mask=tail,
+        tail_fraction=(
+            hallucination.tail_fraction if balanced and hallucination.enabled else 0.0
+        ),
+        seed=seed,
+        num_devices=setup.mesh.size,
+        first_step=(hallucination.from_epoch - 1) * per_epoch,
+        seed_source=hallucination.seed_source,
+        rounding="floor" if config.compat == "released" else "ceil",
+    )
+
+
+def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
+    """Everything `train_stage` needs for one stage."""
+    config, dataset, model = setup.config, setup.dataset, setup.model
+    options, data = config[name], config.data
+    per_epoch = steps_per_epoch(setup)
+    optimizer = make_optimizer(
+        {
+            group: make_schedule(
+                options[f"{group}_lr"],
+                schedule=options.schedule,
+                epochs=options.epochs,
+                steps_per_epoch=per_epoch,
+                warmup_epochs=options.warmup_epochs,
+                milestones=tuple(options.milestones),
+                decay=options.decay,
+            )
+            for group in ("backbone", "head")
+        },
+        **config.optimizer.to_dict(),
+    )
+    root = jax.random.key(_stage_seed(config.seed, name) % 2**32)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        losses.get(**config.loss.to_dict()),
+        mesh=setup.mesh,
+        normalisation=setup.normalisation,
+        augmentation=Augmentation(**config.augment.to_dict()),
+        hallucination=_hallucination_options(config) if plan.widths else None,
+        dtype=image_dtype(model),
+        divide_by_all=config.compat == "released",
+    )
+
+    def batches(start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
+        return train_batches(
+            dataset.train,
+            plan,
+            num_steps=options.epochs * per_epoch,
+            start_step=start_step,
+            image_size=data.image_size,
+            crop=data.crop,
+            crop_scale=tuple(data.crop_scale),
+            seed_crop_scale=tuple(data.seed_crop_scale),
+            seed=_stage_seed(config.seed, name),
+            num_threads=data.threads,
+            buffer=data.buffer,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+        )
+
+    def initial_state() -> TrainState:
+        params, batch_stats = model.init(initial_key(root))
+        source = _stage1_source(setup) if name == "stage2" else None
+        if source is not None:
+            params, batch_stats = _take_backbone(source, params, batch_stats)
+        return create_state(params, batch_stats, optimizer)
+
+    return Stage(
+        name=name,
+        folder=setup.workdir / name,
+        epochs=options.epochs,
+        steps_per_epoch=per_epoch,
+        batch_size=config.batch_size,
+        num_classes=dataset.num_classes,
+        train_step=train_step,
+        batches=batches,
+        create_state=initial_state,
+        validate=lambda state: evaluate_split(
+            setup, dataset.val, state.params, state.batch_stats
+        ),
+        score=lambda evaluation: score(setup, evaluation),
+        num_validation=len(dataset.val.labels),
+        key=root,
+        meta=model_meta(
+            config, model, dataset.class_names, dataset.class_counts.tolist()
+        ),
+        mesh=setup.mesh,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+    )
+
+
+def _hallucination_options(config: ConfigDict) -> HallucinationOptions:
+    options = config.hallucination
+    return HallucinationOptions(
+        step_rule=options.step_rule,
+        step_size=options.step_size,
+        max_iterations=options.max_iterations,
+        max_step=options.max_step,
+        max_norm=options.max_norm,
+        clip_to_pixel_range=options.clip_to_pixel_range,
+        threshold=tuple(options.threshold),
+        threshold_grid=config.compat == "released",
+        weight=options.weight,
+        confusion_fallback=options.confusion_fallback,
+    )
+
+
+def _stage_seed(seed: int, name: str) -> int:
+    """Independent streams for the stages of one run."""
+    return int(
+        np.random.SeedSequence([seed, STAGES.index(name)]).generate_state(1, np.uint64)[
+            0
+        ]
+        >> np.uint64(1)
+    )
+
+
+def _stage1_source(setup: Setup) -> Path | None:
+    config = setup.config
+    if config.stage1.checkpoint:
+        return find_checkpoint(config.stage1.checkpoint)
+    if config.stage1.epochs:
+        return find_checkpoint(setup.workdir / "stage1")
+    return None
+
+
+def _take_backbone(
+    source: Path, params: Mapping[str, Any], batch_stats: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The backbone of a checkpoint under the freshly drawn head."""
+    arrays, _ = load_checkpoint(source)
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+    mine = (shapes(params["backbone"]), shapes(batch_stats["backbone"]))
+    theirs = (
+        shapes(arrays["params"]["backbone"]),
+        shapes(arrays["batch_stats"]["backbone"]),
+    )
+    if mine != theirs:
+        raise ConfigError(
+            f"the backbone in {source} is not the configured one: set config.model as "
+            "it was trained, or name another config.stage1.checkpoint"
+        )
+    return (
+        {**params, "backbone": arrays["params"]["backbone"]},
+        {**batch_stats, "backbone": arrays["batch_stats"]["backbone"]},
+    )

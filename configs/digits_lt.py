@@ -1,0 +1,34 @@
+"""Two-stage training with BLT (Sec. 3, Alg. 1) on real handwritten digits.
+
+    blt-jax train --config=configs/digits_lt.py --workdir=runs/digits_lt/blt
+
+The data come with scikit-learn (extra `demo`): 110 ... 5 training images a class. The
+groups are scaled down with it: more than 50 images is many-shot, at most 15 few-shot
+and tail. `launch/local.sh` runs this and the same without hallucination.
+
+Expected time: not measured yet (2 CPU cores).
+Expected result: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "batch_size": 32,
+            "data": {"kind": "digits", "image_size": 16, "resize": 16, "crop": "none"},
+            "augment": {
+                "flip": False,
+                "brightness": 0.2,
+                "contrast": 0.2,
+                "saturation": 0.0,
+            },
+            "tail": {"value": 15.0},
+            "model": {"backbone": "resnet10_small"},
+            "stage1": {"epochs": 30, "milestones": (20, 27)},
+            "stage2": {"epochs": 20, "milestones": (12, 18)},
+            "evaluation": {"many": 50, "few": 15},
+            "log_every": 10,
+        }
+    )

@@ -1,0 +1,34 @@
+"""BLT (Sec. 3, Alg. 1) on Tiny ImageNet made long-tailed, 32 px, for 2 CPU cores.
+
+    blt-jax train --config=configs/tiny_imagenet_lt_small.py --workdir=runs/tiny_imagenet_lt/small
+
+Data: list files and images below data/tiny_imagenet_lt. A narrow network and few
+epochs: it shows the whole path on real images, not what the method can reach.
+
+Expected time: not measured yet (2 CPU cores).
+Expected result: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "batch_size": 128,
+            "data": {
+                "root": "data/tiny_imagenet_lt",
+                "train": "tiny_imagenet_lt_train.txt",
+                "val": "tiny_imagenet_lt_val.txt",
+                "test": "tiny_imagenet_lt_test.txt",
+                "class_names": "classes.txt",
+                "num_classes": 200,
+                "image_size": 32,
+                "resize": 32,
+                "crop_scale": (0.3, 1.0),
+            },
+            "model": {"backbone": "resnet10_narrow"},
+            "stage1": {"epochs": 20, "milestones": (14, 18)},
+            "stage2": {"epochs": 10, "milestones": (6, 9)},
+        }
+    )

@@ -1,0 +1,38 @@
+"""Strict modes, eight virtual devices, and the reference data where it is at hand."""
+
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nearly all of a test's time is compilation: compile fast rather than well, and the
+# same program once a session.
+jax.config.update("jax_disable_most_optimizations", True)
+_CACHE = tempfile.TemporaryDirectory(prefix="blt_jax_tests_")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with reference results and real images, beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "reference").is_dir():
+        pytest.skip("needs the reference data in ../shared, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet_lt(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny ImageNet made long-tailed, unpacked once for the session."""
+    target = tmp_path_factory.mktemp("data")
+    with tarfile.open(shared / "data" / "tiny_imagenet_lt.tar.gz") as archive:
+        archive.extractall(target, filter="data")
+    return target / "tiny_imagenet_lt"

@@ -1,0 +1,284 @@
+"""Whole runs: both stages, skipping, killing and resuming, and what must not leak."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from blt_jax import main
+from blt_jax.config import ConfigError, load_config
+from blt_jax.training.assess import assess
+from blt_jax.training.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
+from blt_jax.training.inference import load
+from blt_jax.training.loop import train_stage
+from blt_jax.training.run import train
+from blt_jax.training.setup import evaluate_split, prepare
+from blt_jax.training.stages import make_plan, make_stage
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({
+        "batch_size": 16,
+        "data": {"kind": "synthetic", "num_classes": 4, "image_size": 8, "resize": 8,
+                 "crop": "pad"},
+        "model": {"backbone": "resnet10_small"},
+        "hallucination": {"max_iterations": 3, "threshold": (0.5, 0.9)},
+        "stage1": {"epochs": 2, "backbone_lr": 0.02, "head_lr": 0.02},
+        "stage2": {"epochs": 3, "milestones": (3,), "head_lr": 0.02},
+        "evaluation": {"batch_size": 32},
+        "log_every": 2,
+        "checkpoint": {"every_steps": 2},
+    })
+"""
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory):
+    """A working directory of a run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("run") / "whole"
+    command = ["train", f"--config={config_file}", f"--workdir={workdir}"]
+    assert main.run(command) == 0
+    return workdir
+
+
+def records(workdir, stage, kind):
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+def arrays_of(workdir, which="last"):
+    arrays, _ = load_checkpoint(find_checkpoint(workdir, which=which), confusion=True)
+    return arrays
+
+
+def assert_same_arrays(mine, theirs):
+    jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def same_arrays(mine, theirs):
+    equal = jax.tree.map(np.array_equal, mine, theirs)
+    return all(jax.tree.leaves(equal))
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    for name in ("config.json", "environment.json", "class_map.json", "results.json"):
+        assert json.loads((finished / name).read_text())
+    derived = json.loads((finished / "config.json").read_text())["derived"]
+    assert derived["stage1"]["slot_widths"] == []
+    assert derived["stage2"]["slot_widths"]
+    trained = records(finished, "stage2", "train")
+    assert all(r["hallucinated"] == 0 for r in trained if r["epoch"] == 1)
+    assert sum(r["hallucinated"] for r in trained) > 0
+    later = [r for r in trained if r["hallucinated"]]
+    assert all(0 <= r["mean_iterations"] <= 3 for r in later)
+    assert any(r["mean_iterations"] > 0 for r in later)
+    assert all(0 <= r["reached_fraction"] <= 1 for r in later)
+    assert all(r["occupancy"] >= 1 for r in later)
+    assert len(records(finished, "stage2", "validation")) == 3
+
+
+def test_one_compilation_for_each_number_of_slots(finished):
+    slots = [r["slots"] for r in records(finished, "stage2", "compile")]
+    assert len(slots) == len(set(slots)) >= 2 and 0 in slots
+    widths = json.loads((finished / "config.json").read_text())["derived"]["stage2"]
+    assert set(slots) <= {0, *widths["slot_widths"]}
+
+
+def test_stage_2_begins_with_the_backbone_of_stage_1(finished, config_file):
+    config = load_config(config_file)
+    setup = prepare(config, finished)
+    state = make_stage(setup, "stage2", make_plan(setup, "stage2")).create_state()
+    stage1, _ = load_checkpoint(find_checkpoint(finished / "stage1"))
+    assert_same_arrays(state.params["backbone"], stage1["params"]["backbone"])
+    assert_same_arrays(state.batch_stats, stage1["batch_stats"])
+    assert not same_arrays(state.params["head"], stage1["params"]["head"])
+
+
+def test_a_finished_run_is_not_trained_again(finished, config_file, capsys):
+    before = arrays_of(finished)
+    train(load_config(config_file), finished)
+    printed = capsys.readouterr().out
+    assert "stage1: finished before" in printed
+    assert "stage2: finished before" in printed
+    assert_same_arrays(arrays_of(finished), before)
+
+
+def test_killed_in_stage_2_and_started_again(finished, config_file, tmp_path):
+    workdir = tmp_path / "killed"
+    # The same devices and compiler settings as in this process.
+    program = (
+        "import jax, sys; "
+        "jax.config.update('jax_num_cpu_devices', 8); "
+        "jax.config.update('jax_disable_most_optimizations', True); "
+        "from blt_jax.main import run; sys.exit(run(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "train"]
+    command += [f"--config={config_file}", f"--workdir={workdir}"]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        log = workdir / "stage2" / "metrics.jsonl"
+        deadline = time.monotonic() + 240
+        # The middle of the second epoch: past a checkpoint, before the next.
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and '"epoch": 2' in log.read_text():
+                break
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, process.stdout
+    with Checkpointer(workdir / "stage2") as checkpointer:
+        interrupted = checkpointer.latest_step
+    total = records(finished, "stage2", "train")[-1]["total_steps"]
+    assert interrupted is not None and 0 < interrupted < total
+
+    answer = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert f"stage2: resumed at step {interrupted}/{total}" in answer.stdout
+    assert_same_arrays(arrays_of(workdir), arrays_of(finished))
+
+
+def test_the_test_split_cannot_reach_training(finished, config_file, tmp_path):
+    """Scrambled test labels change nothing; scrambled validation labels do."""
+    config = load_config(config_file)
+
+    def train_with(name, **labels):
+        setup = prepare(config, tmp_path / name)
+        splits = {
+            split: dataclasses.replace(getattr(setup.dataset, split), labels=changed)
+            for split, changed in labels.items()
+        }
+        setup = dataclasses.replace(
+            setup, dataset=dataclasses.replace(setup.dataset, **splits)
+        )
+        for stage in ("stage1", "stage2"):
+            train_stage(make_stage(setup, stage, make_plan(setup, stage)))
+        assess(setup, setup.workdir, "test")
+        return arrays_of(setup.workdir)
+
+    dataset = prepare(config, tmp_path).dataset
+    whole = arrays_of(finished)
+    # Every test image gets another class than its own.
+    scrambled = train_with("test", test=(dataset.test.labels + 1) % 4)
+    assert_same_arrays(scrambled, whole)
+    scrambled = train_with("val", val=(dataset.val.labels + 1) % 4)
+    assert not same_arrays(scrambled["confusion"], whole["confusion"])
+    assert not same_arrays(scrambled["params"], whole["params"])
+
+
+@pytest.mark.parametrize("images", [1, 31, 33])
+def test_evaluation_counts_every_image_once(finished, config_file, images):
+    setup = prepare(load_config(config_file), finished)
+    split = setup.dataset.test.head(images)
+    classifier = load(finished)
+    evaluation = evaluate_split(setup, split, classifier.params, classifier.batch_stats)
+    alone = [
+        classifier.predict(split.source[i][None]).classes[0, 0] for i in range(images)
+    ]
+    np.testing.assert_array_equal(evaluation.predictions, alone)
+    np.testing.assert_array_equal(evaluation.labels, split.labels)
+
+
+def test_balanced_arm_takes_over_stage_1(finished, config_file, tmp_path):
+    workdir = tmp_path / "balanced"
+    command = ["train", f"--config={config_file}", f"--workdir={workdir}"]
+    command += [
+        "--config.hallucination.enabled=False",
+        f"--config.stage1.checkpoint={finished / 'stage1'}",
+    ]
+    assert main.run(command) == 0
+    assert not (workdir / "stage1").exists()
+    trained = records(workdir, "stage2", "train")
+    assert trained and not any(r["hallucinated"] for r in trained)
+    assert [r["slots"] for r in records(workdir, "stage2", "compile")] == [0]
+
+
+def test_smoke_run_writes_nothing(config_file, capsys):
+    assert main.run(["train", f"--config={config_file}", "--smoke"]) == 0
+    assert "smoke run passed" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused(finished, config_file):
+    config = load_config(config_file, ["--config.stage2.head_lr=0.5"])
+    with pytest.raises(ConfigError, match=r"stage2\.head_lr: 0\.02 -> 0\.5"):
+        train(config, finished)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.data.kind=lists", "--config.data.root=nowhere"], "nowhere"),
+        (["--config.stage2.epoch=3"], "did you mean 'epochs'"),
+        (["--config.stage1.checkpoint=nowhere"], "no checkpoint at nowhere"),
+        (["--config.batch_size=12"], "not divisible by the 8 devices"),
+        (["--config.batch_size=100000"], "larger than the training split"),
+        (["--config.model.backbone=resnet11"], "resnet10"),
+    ],
+)
+def test_wrong_use_gets_one_line(config_file, tmp_path, capsys, arguments, message):
+    command = ["train", f"--config={config_file}", f"--workdir={tmp_path / 'run'}"]
+    assert main.run(command + arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_absent_or_unfit_checkpoint_gets_one_line(
+    finished, config_file, tmp_path, capsys
+):
+    assert main.run(["evaluate", f"--checkpoint={tmp_path / 'none'}"]) == 2
+    assert "no checkpoint at" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main.run(["evaluate", f"--checkpoint={tmp_path / 'empty'}"]) == 2
+    assert "no finished checkpoints/STEP" in capsys.readouterr().err
+    command = ["evaluate", f"--checkpoint={finished}", f"--config={config_file}"]
+    assert main.run([*command, "--config.data.num_classes=5"]) == 2
+    assert "trained on 4 classes" in capsys.readouterr().err
+
+
+def test_evaluate_writes_what_it_found(finished, tmp_path, capsys):
+    out = tmp_path / "val.json"
+    command = ["evaluate", f"--checkpoint={finished}", "--split=val", f"--out={out}"]
+    assert main.run(command) == 0
+    assert "accuracy in %" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    confusion = np.asarray(found["confusion"])
+    assert confusion[:, 2].sum() == found["images"] == len(found["predictions"])
+    hits = confusion[confusion[:, 0] == confusion[:, 1], 2].sum()
+    np.testing.assert_allclose(found["micro"], hits / found["images"])
+    per_class = [c["accuracy"] for c in found["classes"]]
+    np.testing.assert_allclose(found["overall"], np.mean(per_class))
+
+
+def test_check_and_picture(finished, config_file, tmp_path, capsys):
+    assert main.run(["check", f"--config={config_file}", "--verify_images"]) == 0
+    printed = capsys.readouterr().out
+    assert "every image can be read" in printed and "parameters: " in printed
+    picture = tmp_path / "picture.png"
+    command = ["hallucinate", f"--checkpoint={finished}", f"--out={picture}"]
+    assert main.run([*command, "--target=0", "--count=2"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")

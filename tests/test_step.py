@@ -1,0 +1,294 @@
+"""The training step: Algorithm 1, Eq. 3, padding, devices, and its program."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from blt_jax.data.plan import Plan, slot_layout
+from blt_jax.hallucination.targets import confusion_pools, empty_confusion
+from blt_jax.losses import cross_entropy
+from blt_jax.models.convolution import convolution
+from blt_jax.models.heads import HeadOutput
+from blt_jax.training.append import HallucinationOptions
+from blt_jax.training.augment import Augmentation, Normalisation
+from blt_jax.training.mesh import make_mesh, put_batch, put_replicated
+from blt_jax.training.state import create_state
+from blt_jax.training.step import make_train_step
+
+CLASSES, SIZE, BATCH = 4, 8, 16
+TAIL = (2, 3)  # every row of these classes is a seed
+NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+OPTIONS = HallucinationOptions(step_size=2.0, max_iterations=4, threshold=(0.3, 0.5))
+
+
+def host_batch(step, *, slots, devices, seeds=True):
+    """What the pipeline gives: rows 0 to B - 1, and a copy of each tail row."""
+    rng = np.random.default_rng(step)
+    image = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    label = rng.integers(0, CLASSES, BATCH).astype(np.int32)
+    label[:2] = TAIL  # at least one of each
+    rows = np.flatnonzero(np.isin(label, TAIL)) if seeds else np.zeros(0, int)
+    plan = Plan(np.arange(BATCH), rows, rows, slots)
+    layout = slot_layout(plan, devices)
+    taken, valid = rows[layout] if slots else layout, layout >= 0
+    return {
+        "image": image,
+        "label": label,
+        "index": np.arange(BATCH, dtype=np.int32),
+        "seed_image": np.where(valid[:, None, None, None], image[taken], 0),
+        "seed_label": np.where(valid, label[taken], 0).astype(np.int32),
+        "seed_index": np.where(valid, taken, 0).astype(np.int32),
+        "seed_valid": valid,
+    }
+
+
+def confusion():
+    rng = np.random.default_rng(9)
+    labels = np.repeat(np.arange(CLASSES), 6)
+    return confusion_pools(labels, rng.integers(0, CLASSES, len(labels)), CLASSES)
+
+
+class OneLayer:
+    """A model of one convolution and a BatchNorm: what a step asks of a model.
+
+    It compiles in a moment, where a real network takes ten seconds a program.
+    """
+
+    def __init__(self, dtype):
+        self.dtype = jnp.dtype(dtype)
+
+    def init(self, key):
+        rng = np.random.default_rng(key)
+        kernel, head = rng.normal(size=(3, 3, 3, 8)) / 4, rng.normal(size=(8, CLASSES))
+        params = {
+            "backbone": {
+                "kernel": jnp.asarray(kernel, self.dtype),
+                "scale": jnp.ones(8, self.dtype),
+            },
+            "head": {"kernel": jnp.asarray(head, self.dtype)},
+        }
+        stats = {"mean": jnp.zeros(8, self.dtype), "var": jnp.ones(8, self.dtype)}
+        return params, {"backbone": stats}
+
+    def _convolve(self, params, images):
+        kernel = params["backbone"]["kernel"]
+        numbers = jax.lax.conv_dimension_numbers(
+            images.shape, kernel.shape, ("NHWC", "HWIO", "NHWC")
+        )
+        return convolution(
+            images, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=numbers
+        )
+
+    def _head(self, params, x, mean, var):
+        x = (x - mean[None, None, None]) * jax.lax.rsqrt(var + 1e-5)[None, None, None]
+        x = jax.nn.relu(x * params["backbone"]["scale"][None, None, None])
+        logits = x.mean((1, 2)) @ params["head"]["kernel"]
+        return HeadOutput(logits, logits, jnp.ones_like(logits[:, :1]))
+
+    def apply_eval(self, params, batch_stats, images):
+        stats = batch_stats["backbone"]
+        x = self._convolve(params, images)
+        return self._head(params, x, stats["mean"], stats["var"])
+
+    def apply_train(self, params, batch_stats, images, mask=None):
+        x = self._convolve(params, images)
+        where = None if mask is None else mask[:, None, None, None]
+        mean = x.mean((0, 1, 2), where=where)
+        var = jnp.square(x - mean[None, None, None]).mean((0, 1, 2), where=where)
+        old = batch_stats["backbone"]
+        new = {
+            "mean": 0.9 * old["mean"] + 0.1 * mean,
+            "var": 0.9 * old["var"] + 0.1 * var,
+        }
+        return self._head(params, x, mean, var), {"backbone": new}
+
+
+class Run:
+    """A few steps of a one-layer network on the first `devices` devices."""
+
+    def __init__(self, devices, *, hallucination=OPTIONS, dtype="float32", **options):
+        self.mesh = make_mesh(devices)
+        self.model = OneLayer(dtype)
+        optimizer = optax.sgd(0.05, momentum=0.9)
+        self.step_fn = make_train_step(
+            self.model,
+            optimizer,
+            cross_entropy,
+            mesh=self.mesh,
+            normalisation=NORMALISATION,
+            augmentation=Augmentation(True, 10.0, 0.4, 0.4, 0.4),
+            hallucination=hallucination,
+            dtype=jnp.dtype(dtype),
+            **options,
+        )
+        params, batch_stats = self.model.init(0)
+        self.state = put_replicated(
+            create_state(params, batch_stats, optimizer), self.mesh
+        )
+        self.confusion = put_replicated(confusion(), self.mesh)
+        self.key = put_replicated(jax.random.key(7), self.mesh)
+
+    def arguments(self, step, **batch_options):
+        batch = host_batch(step, devices=self.mesh.size, **batch_options)
+        return self.state, put_batch(batch, self.mesh), self.confusion, self.key
+
+    def __call__(self, step, **batch_options):
+        arguments = self.arguments(step, **batch_options)
+        with jax.transfer_guard("disallow"):
+            self.state, sums = self.step_fn(*arguments)
+        return {name: float(value) for name, value in jax.device_get(sums).items()}
+
+    def program(self, **batch_options):
+        return self.step_fn.lower(*self.arguments(0, **batch_options)).compile()
+
+
+def assert_trees_close(mine, theirs, **tolerances):
+    jax.tree.map(
+        partial(np.testing.assert_allclose, **tolerances),
+        jax.device_get(mine),
+        jax.device_get(theirs),
+    )
+
+
+def loop_bodies(program):
+    """Text of every computation that a while loop of the program runs."""
+    text = program.as_text()
+    computations = dict(
+        re.findall(r"^(%?[\w.\-]+) \([^\n]*\{\n(.*?)^\}", text, re.M | re.S)
+    )
+    names = set(re.findall(r"(?:body|condition)=(%[\w.\-]+)", text))
+    reached = set()
+    while names:
+        name = names.pop()
+        if name in reached or name not in computations:
+            continue
+        reached.add(name)
+        names |= set(
+            re.findall(r"(?:calls|to_apply|body)=(%[\w.\-]+)", computations[name])
+        )
+    return [computations[name] for name in reached]
+
+
+HEAVY = re.compile(r" (?:convolution|dot|custom-call)\(")
+COLLECTIVE = re.compile(r"all-reduce|all-gather|all-to-all|collective-permute")
+
+
+@pytest.fixture(scope="module")
+def run8():
+    return Run(8)
+
+
+def test_plain_step_holds_no_loop_around_a_convolution(run8):
+    plain = loop_bodies(run8.program(slots=0, seeds=False))
+    assert not any(HEAVY.search(body) for body in plain)
+
+
+def test_ascent_is_a_loop_without_collectives(run8):
+    program = run8.program(slots=16)
+    bodies = loop_bodies(program)
+    assert any(HEAVY.search(body) for body in bodies)
+    assert not any(COLLECTIVE.search(body) for body in bodies)
+    assert COLLECTIVE.search(program.as_text())  # the gradients' all-reduce
+
+
+def test_sums_of_a_step(run8):
+    batch = host_batch(0, slots=16, devices=8)
+    tail = int(batch["seed_valid"].sum())
+    before = jax.device_get(run8.state.params)
+    sums = run8(0, slots=16)
+    assert sums["hallucinated"] == tail
+    assert sums["padded"] == 16 - tail
+    assert sums["trained"] == BATCH + tail
+    assert sums["no_confusing_class"] == sums["non_finite"] == 0
+    assert 0 <= sums["reached"] <= tail
+    assert sums["evaluations"] >= sums["iterations"] + tail
+    assert np.isfinite(sums["loss"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, run8.state.params)
+    assert min(jax.tree.leaves(jax.device_get(moved))) > 0
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_padding_changes_nothing(devices):
+    small, large = Run(devices), Run(devices)
+    loss, doubled = small(0, slots=16), large(0, slots=32)
+    np.testing.assert_allclose(loss["loss"], doubled["loss"], rtol=1e-6)
+    # After one step with momentum the trace is the gradient.
+    assert_trees_close(small.state, large.state, rtol=1e-4, atol=2e-6)
+
+
+def test_no_slots_and_no_hallucinator_are_the_same_baseline():
+    with_it, without = Run(2), Run(2, hallucination=None)
+    with_it(0, slots=0, seeds=False)
+    without(0, slots=16)  # seeds that nobody asked for are ignored
+    assert_trees_close(with_it.state, without.state, rtol=0, atol=0)
+
+
+def test_class_never_confused_is_not_appended():
+    run, plain = Run(2), Run(2)
+    run.confusion = put_replicated(empty_confusion(24, CLASSES), run.mesh)
+    sums = run(0, slots=16)
+    reference = plain(0, slots=0, seeds=False)
+    assert sums["hallucinated"] == 0
+    assert (
+        sums["no_confusing_class"]
+        == host_batch(0, slots=16, devices=2)["seed_valid"].sum()
+    )
+    np.testing.assert_allclose(sums["loss"], reference["loss"], rtol=1e-6)
+    assert_trees_close(run.state, plain.state, rtol=1e-4, atol=2e-6)
+
+
+def test_loss_is_divided_as_asked():
+    # Eq. 3 divides by B, the released code by B + n; both sums are the same.
+    sums, by_all = Run(2)(0, slots=16), Run(2, divide_by_all=True)(0, slots=16)
+    total = sums["loss"] * BATCH
+    np.testing.assert_allclose(by_all["loss"] * sums["trained"], total, rtol=1e-5)
+
+
+def test_weight_scales_the_hallucinated_part():
+    parts = {
+        weight: Run(2, hallucination=OPTIONS._replace(weight=weight))(0, slots=16)
+        for weight in (1.0, 3.0)
+    }
+    originals = Run(2)(0, slots=16)
+    # loss(w) = a + w b, with the batch statistics the same for every w > 0.
+    b = (parts[3.0]["loss"] - parts[1.0]["loss"]) / 2
+    assert b > 0
+    np.testing.assert_allclose(parts[1.0]["loss"], originals["loss"], rtol=1e-6)
+
+
+def test_float32_losses_on_one_and_eight_devices():
+    one, eight = Run(1), Run(8)
+    for step in range(5):
+        mine, theirs = one(step, slots=16), eight(step, slots=16)
+        np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-4)
+        assert mine["iterations"] == theirs["iterations"]
+
+
+def test_float64_losses_on_one_and_eight_devices():
+    with jax.enable_x64(True):
+        one, eight = Run(1, dtype="float64"), Run(8, dtype="float64")
+        for step in range(50):
+            mine, theirs = one(step, slots=16), eight(step, slots=16)
+            np.testing.assert_allclose(mine["loss"], theirs["loss"], rtol=1e-8)
+            for name in ("iterations", "reached", "hallucinated"):
+                assert mine[name] == theirs[name]
+
+
+def test_one_compilation_for_each_number_of_slots():
+    run = Run(2)
+    for step, slots in enumerate((16, 0, 16, 32, 0, 32, 16)):
+        run(step, slots=slots, seeds=slots > 0)
+    assert run.step_fn._cache_size() == 3
+
+
+def test_compiled_ahead_of_time_gives_the_same_bits():
+    run, ahead = Run(2), Run(2)
+    run(0, slots=16)
+    program = ahead.program(slots=16)
+    ahead.state, _ = program(*ahead.arguments(0, slots=16))
+    assert_trees_close(run.state, ahead.state, rtol=0, atol=0)
