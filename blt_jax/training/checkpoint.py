@@ -179,15 +179,16 @@ def load_meta(folder: Path) -> dict[str, Any]:
     """The description in one checkpoint folder. Raises CheckpointError."""
     try:
         meta = ocp.checkpointables_metadata(folder.resolve()).custom_metadata or {}
+        version = meta["format"]
     except Exception as error:  # Orbax raises many kinds for a damaged folder
         raise CheckpointError(
             f"{folder} is not a checkpoint of blt-jax, or is damaged "
             f"({_first_line(error)})"
         ) from error
-    if meta.get("format", FORMAT + 1) > FORMAT:
+    if version > FORMAT:
         raise CheckpointError(
-            f"{folder} has checkpoint format {meta.get('format', 'unknown')}; this "
-            f"version of blt-jax reads up to {FORMAT}"
+            f"{folder} has checkpoint format {version}; this version of blt-jax reads "
+            f"up to {FORMAT}"
         )
     return dict(meta)
 

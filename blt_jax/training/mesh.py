@@ -81,12 +81,11 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """Send the same values, held by every host, to all devices."""
-    placement = replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: (
-            jax.device_put(leaf, placement)
-            if jax.process_count() == 1
-            else jax.make_array_from_process_local_data(placement, np.asarray(leaf))
-        ),
-        tree,
-    )
+
+    def put(leaf: Any) -> jax.Array:
+        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+            # Keys cannot be sent to other hosts' devices; their numbers can.
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        return jax.device_put(leaf, replicated(mesh))
+
+    return jax.tree.map(put, tree)
