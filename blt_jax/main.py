@@ -42,8 +42,8 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.training.setup import prepare
 
     _use_compilation_cache()
-    config = _config_of(arguments.checkpoint, arguments.config, overrides)
-    setup = prepare(config, Path())
+    config, class_map = _config_of(arguments.checkpoint, arguments.config, overrides)
+    setup = prepare(config, Path(), class_map=class_map)
     result = assess(setup, arguments.checkpoint, arguments.split, which=arguments.which)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(result) + "\n")
@@ -91,7 +91,7 @@ def hallucinate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     from blt_jax.training.examples import example_hallucinations
 
     _use_compilation_cache()
-    config = _config_of(arguments.checkpoint, arguments.config, overrides)
+    config, _ = _config_of(arguments.checkpoint, arguments.config, overrides)
     rows = example_hallucinations(
         arguments.checkpoint,
         config,
@@ -243,8 +243,12 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _config_of(
     checkpoint: str, config_file: str | None, overrides: Sequence[str]
-) -> Any:
-    """The configuration given, or else the one a checkpoint was trained with."""
+) -> tuple[Any, list[str] | None]:
+    """Configuration and class map for the data to use a checkpoint on.
+
+    Without a file both are the checkpoint's own; with one, its classes need only be
+    as many as the checkpoint's.
+    """
     from blt_jax.config import config_from_dict, load_config, override
     from blt_jax.training.checkpoint import find_checkpoint, load_meta
 
@@ -252,11 +256,11 @@ def _config_of(
     saved = load_meta(folder)
     trained = config_from_dict(saved["config"], str(folder))
     if config_file is None:
-        return override(trained, overrides)
+        return override(trained, overrides), saved["class_names"]
     config = load_config(config_file, overrides)
     # The network is the checkpoint's, whatever the file says.
     config.model = trained.model
-    return config
+    return config, None
 
 
 def _print_table(name: str, split: str, result: dict[str, Any]) -> None:

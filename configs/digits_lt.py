@@ -26,9 +26,9 @@ def get_config() -> ConfigDict:
             },
             "tail": {"value": 15.0},
             "model": {"backbone": "resnet10_small"},
-            "stage1": {"epochs": 30, "milestones": (20, 27)},
-            "stage2": {"epochs": 20, "milestones": (12, 18)},
-            "evaluation": {"many": 50, "few": 15},
+            "stage1": {"epochs": 20, "milestones": (14, 18)},
+            "stage2": {"epochs": 15, "milestones": (9, 13)},
+            "evaluation": {"batch_size": 150, "many": 50, "few": 15},
             "log_every": 10,
         }
     )

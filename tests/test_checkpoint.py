@@ -61,7 +61,7 @@ def test_restores_bit_for_bit_on_other_devices(tmp_path):
         )
     jax.tree.map(np.testing.assert_array_equal, state, saved)
     jax.tree.map(np.testing.assert_array_equal, confusion, CONFUSION)
-    assert {**META, "step": 4, "format": 1} == meta
+    assert meta == {**META, "step": 4, "format": 1}
     assert all(leaf.sharding == placement for leaf in jax.tree.leaves(state))
 
 
@@ -127,6 +127,8 @@ def test_newer_format_is_refused(tmp_path):
     folder = tmp_path / "model"
     save_model(folder, state.params, state.batch_stats, META)
     description = folder / "_CHECKPOINT_METADATA"
-    description.write_text(description.read_text().replace('"format": 1', '"format": 2'))
+    description.write_text(
+        description.read_text().replace('"format": 1', '"format": 2')
+    )
     with pytest.raises(CheckpointError, match="format 2; this version"):
         load_checkpoint(folder)

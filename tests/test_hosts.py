@@ -45,10 +45,10 @@ from blt_jax.training.setup import evaluate_split
 
 setup = train(load_config(config_file), Path(workdir))
 model = put_replicated(setup.model.init(jax.random.key(0)), setup.mesh)
-predictions = {
-    str(n): evaluate_split(setup, setup.dataset.test.head(n), *model).predictions.tolist()
-    for n in (1, 31, 33)
-}
+predictions = {}
+for n in (1, 31, 33):
+    evaluation = evaluate_split(setup, setup.dataset.test.head(n), *model)
+    predictions[str(n)] = evaluation.predictions.tolist()
 Path(workdir, f"predictions{process}.json").write_text(json.dumps(predictions))
 """
 
@@ -109,7 +109,9 @@ def test_two_hosts_train_and_evaluate_as_one(tmp_path: Path):
         assert a["hallucinated"] == b["hallucinated"]
     assert sum(row["hallucinated"] for row in mine) > 0
     np.testing.assert_allclose(
-        [row["loss"] for row in mine[:5]], [row["loss"] for row in theirs[:5]], rtol=1e-4
+        [row["loss"] for row in mine[:5]],
+        [row["loss"] for row in theirs[:5]],
+        rtol=1e-4,
     )
     # Every host saw every answer, whether its own share had images or only padding.
     expected = json.loads((alone / "predictions0.json").read_text())

@@ -9,7 +9,7 @@ from blt_jax.config import ConfigError
 from blt_jax.metrics.confusion import confusion_counts, per_class_accuracy
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.mesh import put_replicated
-from blt_jax.training.setup import Setup, evaluate_split, score
+from blt_jax.training.setup import Setup, evaluate_split, score, shots
 
 SPLITS = ("train", "val", "test")
 
@@ -20,8 +20,9 @@ def assess(
     """Evaluate one checkpoint, as JSON-able values.
 
     Returns the accuracies as fractions (many, medium, few, overall, micro, top5),
-    `images`, `step`, and for each class its accuracy and training count; the
-    confusion is a list of [true, predicted, count] where count > 0. Raises
+    `images`, `step`, `group_classes` (classes of the split in each group), and for
+    each class its accuracy and training count; the confusion is a list of [true,
+    predicted, count] where count > 0. Raises
     ConfigError when the checkpoint's classes are not the data set's.
     """
     if split not in SPLITS:
@@ -51,6 +52,7 @@ def assess(
         "step": meta["step"],
         "images": len(evaluation.labels),
         **score(setup, evaluation),
+        "group_classes": _group_classes(setup, counts),
         "classes": [
             {
                 "name": name,
@@ -63,4 +65,14 @@ def assess(
         ],
         "confusion": np.stack([true, predicted, counts[true, predicted]], 1).tolist(),
         "predictions": evaluation.predictions.tolist(),
+    }
+
+
+def _group_classes(setup: Setup, counts: np.ndarray) -> dict[str, int]:
+    masks = shots(setup.config, setup.dataset.class_counts)
+    present = counts.sum(axis=1) > 0
+    return {
+        "many": int((masks.many_shot & present).sum()),
+        "medium": int((masks.medium_shot & present).sum()),
+        "few": int((masks.few_shot & present).sum()),
     }

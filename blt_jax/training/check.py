@@ -10,9 +10,8 @@ import numpy as np
 
 from blt_jax.data.datasets import Split
 from blt_jax.data.decode import crop, open_picture
-from blt_jax.data.shots import shot_masks, tail_mask
 from blt_jax.models.flops import count_flops
-from blt_jax.training.setup import Setup, steps_per_epoch
+from blt_jax.training.setup import Setup, shots, steps_per_epoch, tail
 from blt_jax.training.stages import STAGES, make_plan
 
 
@@ -28,17 +27,12 @@ def check(setup: Setup) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     forward = count_flops(model.apply_eval, params, batch_stats, image)
     num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    masks = shot_masks(
-        dataset.class_counts, many=config.evaluation.many, few=config.evaluation.few
-    )
-    tail = tail_mask(
-        dataset.class_counts,
-        rule=config.tail.rule,
-        value=config.tail.value,
-        classes=tuple(config.tail.classes),
-    )
+    masks = shots(config, dataset.class_counts)
+    tail_classes = tail(config, dataset.class_counts)
     in_val = np.bincount(dataset.val.labels, minlength=dataset.num_classes)
-    missing = [dataset.class_names[c] for c in np.flatnonzero(tail & (in_val == 0))]
+    missing = [
+        dataset.class_names[c] for c in np.flatnonzero(tail_classes & (in_val == 0))
+    ]
     batch_bytes = config.batch_size * size * size * 3
     report: dict[str, Any] = {
         "classes": dataset.num_classes,
@@ -51,7 +45,7 @@ def check(setup: Setup) -> dict[str, Any]:
             "medium": int(masks.medium_shot.sum()),
             "few": int(masks.few_shot.sum()),
         },
-        "tail_classes": int(tail.sum()),
+        "tail_classes": int(tail_classes.sum()),
         "tail_classes_without_validation_images": missing,
         "backbone": config.model.backbone,
         "parameters": num_params,

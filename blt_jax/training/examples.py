@@ -10,14 +10,13 @@ from ml_collections import ConfigDict
 
 from blt_jax.config import ConfigError
 from blt_jax.data.decode import open_picture
-from blt_jax.data.shots import tail_mask
 from blt_jax.data.split import Split, split_of_files
 from blt_jax.data.transforms import eval_crop
 from blt_jax.hallucination.cascade import hallucinate
 from blt_jax.hallucination.targets import Confusion, draw_targets, draw_thresholds
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.inference import Classifier, load
-from blt_jax.training.setup import read_dataset
+from blt_jax.training.setup import read_dataset, tail
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -103,19 +102,14 @@ def example_hallucinations(
 def _training_seeds(config: ConfigDict, count: int) -> Split:
     """Tail images of the training split, one of each class as far as they go."""
     dataset = read_dataset(config)
-    tail = tail_mask(
-        dataset.class_counts,
-        rule=config.tail.rule,
-        value=config.tail.value,
-        classes=tuple(config.tail.classes),
-    )
-    if not tail.any():
+    tail_classes = tail(config, dataset.class_counts)
+    if not tail_classes.any():
         raise ConfigError(
             f"no class is a tail class under config.tail.rule {config.tail.rule!r} "
             f"with value {config.tail.value}; change them, or give --images"
         )
     classes, firsts = np.unique(dataset.train.labels, return_index=True)
-    firsts = firsts[tail[classes]]
+    firsts = firsts[tail_classes[classes]]
     spread = np.linspace(0, len(firsts) - 1, min(count, len(firsts))).round()
     return dataset.train.select(firsts[spread.astype(int)])
 

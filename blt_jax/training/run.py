@@ -10,12 +10,14 @@ import jax
 from ml_collections import ConfigDict
 
 from blt_jax.config import ConfigError, config_to_json, differences
-from blt_jax.data.folders import save_class_map
+from blt_jax.data.folders import load_class_map, save_class_map
 from blt_jax.data.plan import BatchPlan
 from blt_jax.training.environment import environment
 from blt_jax.training.loop import train_stage
 from blt_jax.training.setup import Setup, prepare, steps_per_epoch
 from blt_jax.training.stages import STAGES, make_plan, make_stage
+
+CLASS_MAP = "class_map.json"
 
 
 def train(config: ConfigDict, workdir: Path) -> Setup:
@@ -24,7 +26,9 @@ def train(config: ConfigDict, workdir: Path) -> Setup:
     Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError),
     in one line, for what a person can mend.
     """
-    setup = prepare(config, workdir)
+    saved = workdir / CLASS_MAP
+    class_map = load_class_map(saved) if saved.exists() else None
+    setup = prepare(config, workdir, class_map=class_map)
     plans = {name: make_plan(setup, name) for name in STAGES if config[name].epochs > 0}
     if config.stage1.checkpoint:
         plans.pop("stage1", None)
@@ -67,6 +71,12 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
             )
     if jax.process_index():
         return
+    dataset, devices = setup.dataset, setup.mesh.size
+    print(
+        f"{workdir}: {len(dataset.train)} training images of {dataset.num_classes} "
+        f"classes, {devices} {jax.default_backend()} device{'s' * (devices > 1)}",
+        flush=True,
+    )
     workdir.mkdir(parents=True, exist_ok=True)
     derived = {
         name: {
@@ -80,4 +90,4 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
     (workdir / "environment.json").write_text(
         json.dumps(environment(), indent=2) + "\n"
     )
-    save_class_map(workdir / "class_map.json", setup.dataset.class_names)
+    save_class_map(workdir / CLASS_MAP, setup.dataset.class_names)

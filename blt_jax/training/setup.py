@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from blt_jax.config import ConfigError
 from blt_jax.data.datasets import Dataset, Split, load_dataset
 from blt_jax.data.pipeline import eval_batches
-from blt_jax.data.shots import shot_masks
+from blt_jax.data.shots import ShotMasks, shot_masks, tail_mask
 from blt_jax.metrics.accuracy import shot_accuracies
 from blt_jax.metrics.confusion import confusion_counts
 from blt_jax.models.classifier import Model, ModelSpec, build_model
@@ -38,10 +38,15 @@ class Setup:
 
 
 def prepare(
-    config: ConfigDict, workdir: Path, *, max_images: int | None = None
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    class_map: Sequence[str] | None = None,
+    max_images: int | None = None,
 ) -> Setup:
     """Read the data set's lists, build the model; nothing is trained or saved.
 
+    class_map: class names of an earlier run, in label order, to be obeyed.
     max_images: keep only this many images of each evaluation split.
     """
     mesh = make_mesh()
@@ -50,7 +55,7 @@ def prepare(
             f"config.batch_size {config.batch_size} is not divisible by the "
             f"{mesh.size} devices"
         )
-    dataset = read_dataset(config)
+    dataset = read_dataset(config, class_map)
     if max_images is not None:
         dataset = dataclasses.replace(
             dataset,
@@ -72,7 +77,7 @@ def prepare(
     )
 
 
-def read_dataset(config: ConfigDict) -> Dataset:
+def read_dataset(config: ConfigDict, class_map: Sequence[str] | None = None) -> Dataset:
     """The configured splits. Raises ValueError naming file and line."""
     data = config.data
     return load_dataset(
@@ -87,6 +92,7 @@ def read_dataset(config: ConfigDict) -> Dataset:
         imbalance=data.imbalance,
         image_size=data.image_size,
         seed=config.seed,
+        class_map=class_map,
     )
 
 
@@ -157,10 +163,26 @@ def evaluate_split(
 
 def score(setup: Setup, evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy by shot, overall (mean of per-class accuracies), micro and top-5."""
-    options = setup.config.evaluation
-    masks = shot_masks(setup.dataset.class_counts, many=options.many, few=options.few)
     counts = confusion_counts(
         evaluation.labels, evaluation.predictions, setup.dataset.num_classes
     )
+    masks = shots(setup.config, setup.dataset.class_counts)
     top5 = float(np.mean(evaluation.in_top5)) if len(evaluation.labels) else None
     return {**shot_accuracies(counts, masks), "top5": top5}
+
+
+def shots(config: ConfigDict, class_counts: np.ndarray) -> ShotMasks:
+    """The many-, medium- and few-shot classes."""
+    options = config.evaluation
+    return shot_masks(class_counts, many=options.many, few=options.few)
+
+
+def tail(config: ConfigDict, class_counts: np.ndarray) -> np.ndarray:
+    """The classes to hallucinate, [C] bool."""
+    options = config.tail
+    return tail_mask(
+        class_counts,
+        rule=options.rule,
+        value=options.value,
+        classes=tuple(options.classes),
+    )

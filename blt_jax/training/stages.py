@@ -17,7 +17,6 @@ from blt_jax.config import ConfigError
 from blt_jax.data.pipeline import train_batches
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
-from blt_jax.data.shots import tail_mask
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
@@ -31,6 +30,7 @@ from blt_jax.training.setup import (
     model_meta,
     score,
     steps_per_epoch,
+    tail,
 )
 from blt_jax.training.state import TrainState, create_state
 from blt_jax.training.step import make_train_step
@@ -47,12 +47,6 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
     per_epoch = per_epoch or steps_per_epoch(setup)
     seed = _stage_seed(config.seed, name)
     hallucination = config.hallucination
-    tail = tail_mask(
-        setup.dataset.class_counts,
-        rule=config.tail.rule,
-        value=config.tail.value,
-        classes=tuple(config.tail.classes),
-    )
     balanced = name == "stage2"
     sampler = (
         GammaBalancedSampler(labels, gamma=config.sampler.gamma, seed=seed)
@@ -65,7 +59,7 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
         labels,
         sampler,
         batch_size=config.batch_size,
-        tail_mask=tail,
+        tail_mask=tail(config, setup.dataset.class_counts),
         tail_fraction=(
             hallucination.tail_fraction if balanced and hallucination.enabled else 0.0
         ),
