@@ -150,8 +150,8 @@ def test_get_gives_the_loss_with_its_margin():
 @pytest.mark.parametrize(
     "name, margin, message",
     [
-        ("crossentropy", 1, "known: cross_entropy, large_margin_softmax"),
-        ("large_margin", 1, "known: large_margin_softmax, cross_entropy"),
+        ("crossentropy", 1, "choose one of: cross_entropy, large_margin_softmax"),
+        ("large_margin", 1, "choose one of: large_margin_softmax, cross_entropy"),
         ("large_margin_softmax", 5, "known: 1, 2, 3, 4"),
         ("cross_entropy", 2, "has no margin"),
     ],

@@ -86,7 +86,7 @@ def test_gradient_clip_bounds_the_global_norm():
 
 
 def test_unknown_names_are_told():
-    with pytest.raises(ValueError, match="multistep, cosine"):
+    with pytest.raises(ValueError, match=r"choose one of: .*cosine"):
         rates(1, schedule="step", epochs=1)
-    with pytest.raises(ValueError, match="sgd, adamw"):
+    with pytest.raises(ValueError, match=r"choose one of: .*adamw"):
         make_optimizer({}, name="adam")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blt_jax.choices import choose
 from blt_jax.data import digits, synthetic
-from blt_jax.data.choices import choose
 from blt_jax.data.folders import read_folder
 from blt_jax.data.lists import names_from_folders, read_class_names, read_list
 from blt_jax.data.profiles import exponential, long_tailed_indices, profile_counts

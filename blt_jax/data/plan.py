@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blt_jax.choices import choose
 from blt_jax.data import randomness
-from blt_jax.data.choices import choose
 from blt_jax.data.sampler import Sampler
 
 MAX_WIDTHS = 4

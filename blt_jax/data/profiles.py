@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from blt_jax.data.choices import choose
+from blt_jax.choices import choose
 
 
 def exponential(num_classes: int, largest: int, smallest_share: float) -> np.ndarray:

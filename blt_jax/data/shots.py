@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blt_jax.data.choices import choose
+from blt_jax.choices import choose
 
 
 class ShotMasks(NamedTuple):

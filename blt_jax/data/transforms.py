@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from blt_jax.data.choices import choose
+from blt_jax.choices import choose
 from blt_jax.data.decode import Picture, crop
 
 Crop = Callable[[Picture, np.random.Generator], np.ndarray]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from blt_jax.choices import check_choice
 from blt_jax.hallucination.ascent import (
     STEP_RULES,
     LogitsFn,
@@ -90,10 +91,11 @@ def hallucinate(
         raise ValueError(f"thresholds must be floating, not {thresholds.dtype}")
     if targets.shape != (count,):
         raise ValueError(f"targets has shape {targets.shape}, expected ({count},)")
+    check_choice("step_rule", step_rule, STEP_RULES)
     if valid is None:
         valid = jnp.ones_like(targets, bool)
     options = Options(
-        step_rule=_known_rule(step_rule),
+        step_rule=step_rule,
         step_size=step_size,
         max_iterations=max_iterations,
         max_step=max_step,
@@ -164,13 +166,6 @@ def _take(tree: Any, rows: jax.Array) -> Any:
 
 def _put(tree: Any, rows: jax.Array, part: Any) -> Any:
     return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), tree, part)
-
-
-def _known_rule(step_rule: str) -> str:
-    if step_rule not in STEP_RULES:
-        names = ", ".join(STEP_RULES)
-        raise ValueError(f"unknown step_rule {step_rule!r}; known: {names}")
-    return step_rule
 
 
 def _checked(levels: Sequence[int], count: int) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
 """Losses: `loss(output, labels) -> [n]`, on the output of a head and labels [n]."""
 
-import difflib
 import functools
 from collections.abc import Callable
 
 import jax
 
+from blt_jax.choices import choose
 from blt_jax.losses.cross_entropy import cross_entropy
 from blt_jax.losses.large_margin_softmax import large_margin_softmax
 
@@ -25,10 +25,7 @@ def get(name: str, *, margin: int = 1) -> Loss:
     Raises:
       ValueError: no such loss, or a margin that it has not.
     """
-    if name not in LOSSES:
-        near = difflib.get_close_matches(name, LOSSES, n=1, cutoff=0.0)
-        names = near + [other for other in LOSSES if other not in near]
-        raise ValueError(f"loss.name is {name!r}; known: {', '.join(names)}")
+    loss = choose("loss.name", name, LOSSES)
     if name == "large_margin_softmax":
         if margin not in (1, 2, 3, 4):
             raise ValueError(f"loss.margin is {margin!r}; known: 1, 2, 3, 4")
@@ -38,4 +35,4 @@ def get(name: str, *, margin: int = 1) -> Loss:
             f"loss.margin is {margin!r}, but {name} has no margin;"
             " set loss.name to large_margin_softmax or loss.margin to 1"
         )
-    return LOSSES[name]
+    return loss

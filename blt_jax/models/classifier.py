@@ -6,8 +6,7 @@ jit, grad, shard_map, optax and checkpoints as they are.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from blt_jax.choices import check_choice
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
 from blt_jax.models.resnet import BACKBONES
 
@@ -173,10 +173,10 @@ def build_model(spec: ModelSpec) -> Model:
       ValueError: a name that does not exist, a number out of range, or float64
         while JAX has it switched off.
     """
-    _check_name("model.backbone", spec.backbone, BACKBONES)
-    _check_name("model.head", spec.head, HEADS)
-    _check_name("model.dtype", spec.dtype, _DTYPES)
-    _check_name("model.param_dtype", spec.param_dtype, _PARAM_DTYPES)
+    check_choice("model.backbone", spec.backbone, BACKBONES)
+    check_choice("model.head", spec.head, HEADS)
+    check_choice("model.dtype", spec.dtype, _DTYPES)
+    check_choice("model.param_dtype", spec.param_dtype, _PARAM_DTYPES)
     if spec.num_classes < 1:
         raise ValueError(f"the number of classes is {spec.num_classes}, not >= 1")
     wide = "float64" in (spec.dtype, spec.param_dtype)
@@ -185,10 +185,3 @@ def build_model(spec: ModelSpec) -> Model:
             "float64 is switched off in JAX; set JAX_ENABLE_X64=1 before the start"
         )
     return Model(spec)
-
-
-def _check_name(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        names = near + [other for other in known if other not in near]
-        raise ValueError(f"{what} is {name!r}; known: {', '.join(names)}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from blt_jax.choices import check_choice
 from blt_jax.config import ConfigError
 from blt_jax.metrics.confusion import confusion_counts, per_class_accuracy
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
@@ -25,8 +26,7 @@ def assess(
     predicted, count] where count > 0. Raises
     ConfigError when the checkpoint's classes are not the data set's.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    check_choice("split", split, SPLITS)
     folder = find_checkpoint(checkpoint, which=which)
     arrays, meta = load_checkpoint(folder)
     dataset = setup.dataset

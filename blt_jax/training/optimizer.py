@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import optax
 
+from blt_jax.choices import check_choice, choose
+
 GROUPS = ("backbone", "head")
 
 
@@ -36,16 +38,15 @@ def make_schedule(
     from zero covers the first `warmup_epochs`; the schedule's own clock includes
     them. Raises ValueError for another name.
     """
+    check_choice("schedule", schedule, ("multistep", "cosine"))
     total = epochs * steps_per_epoch
     warmup = round(warmup_epochs * steps_per_epoch)
     if schedule == "multistep":
         main = multistep(
             base, steps_per_epoch=steps_per_epoch, milestones=milestones, decay=decay
         )
-    elif schedule == "cosine":
-        main = optax.cosine_decay_schedule(base, max(total - warmup, 1))
     else:
-        raise ValueError(f"unknown schedule {schedule!r}; known: multistep, cosine")
+        main = optax.cosine_decay_schedule(base, max(total - warmup, 1))
     if not warmup:
         return main
     offset = warmup if schedule == "multistep" else 0
@@ -68,11 +69,9 @@ def make_optimizer(
     gradient_clip bounds the gradient's global L2 norm. Raises ValueError for
     another name.
     """
-    if name not in _OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(_OPTIMIZERS)}")
+    build = choose("optimizer.name", name, _OPTIMIZERS)
     groups = {
-        group: _OPTIMIZERS[name](learning_rates[group], momentum, weight_decay)
-        for group in GROUPS
+        group: build(learning_rates[group], momentum, weight_decay) for group in GROUPS
     }
     update = optax.partition(groups, lambda params: {group: group for group in params})
     if gradient_clip is None:
