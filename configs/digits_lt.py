@@ -29,6 +29,5 @@ def get_config() -> ConfigDict:
             "stage1": {"epochs": 20, "milestones": (14, 18)},
             "stage2": {"epochs": 15, "milestones": (9, 13)},
             "evaluation": {"batch_size": 150, "many": 50, "few": 15},
-            "log_every": 10,
         }
     )

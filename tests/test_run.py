@@ -27,16 +27,15 @@ from ml_collections import ConfigDict
 
 def get_config():
     return ConfigDict({
-        "batch_size": 16,
+        "batch_size": 32,
         "data": {"kind": "synthetic", "num_classes": 4, "image_size": 8, "resize": 8,
                  "crop": "pad"},
         "model": {"backbone": "resnet10_small"},
         "hallucination": {"max_iterations": 3, "threshold": (0.5, 0.9)},
-        "stage1": {"epochs": 2, "backbone_lr": 0.02, "head_lr": 0.02},
+        "stage1": {"epochs": 3, "backbone_lr": 0.02, "head_lr": 0.02},
         "stage2": {"epochs": 3, "milestones": (3,), "head_lr": 0.02},
         "evaluation": {"batch_size": 32},
         "log_every": 2,
-        "checkpoint": {"every_steps": 2},
     })
 """
 
@@ -130,6 +129,7 @@ def test_killed_in_stage_2_and_started_again(finished, config_file, tmp_path):
     )
     command = [sys.executable, "-c", program, "train"]
     command += [f"--config={config_file}", f"--workdir={workdir}"]
+    command += ["--config.checkpoint.every_steps=3"]
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -234,7 +234,7 @@ def test_another_configuration_is_refused(finished, config_file):
         (["--config.data.kind=lists", "--config.data.root=nowhere"], "nowhere"),
         (["--config.stage2.epoch=3"], "did you mean 'epochs'"),
         (["--config.stage1.checkpoint=nowhere"], "no checkpoint at nowhere"),
-        (["--config.batch_size=12"], "not divisible by the 8 devices"),
+        (["--config.batch_size=36"], "not divisible by the 8 devices"),
         (["--config.batch_size=100000"], "larger than the training split"),
         (["--config.model.backbone=resnet11"], "resnet10"),
     ],
