@@ -87,12 +87,12 @@ def import_(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def hallucinate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Draw seeds, what the ascent adds to them, and the hard examples it makes."""
-    from blt_jax.reports.picture import Example, draw_hallucinations, save_picture
+    from blt_jax.reports.picture import draw_hallucinations, save_picture
     from blt_jax.training.examples import example_hallucinations
 
     _use_compilation_cache()
     config, _ = _config_of(arguments.checkpoint, arguments.config, overrides)
-    rows = example_hallucinations(
+    examples = example_hallucinations(
         arguments.checkpoint,
         config,
         images=arguments.images,
@@ -101,7 +101,6 @@ def hallucinate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     )
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    examples = [Example(**row._asdict()) for row in rows]
     save_picture(draw_hallucinations(examples), out)
     print(f"wrote {out}")
 

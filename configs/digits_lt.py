@@ -6,8 +6,10 @@ The data come with scikit-learn (extra `demo`): 110 ... 5 training images a clas
 groups are scaled down with it: more than 50 images is many-shot, at most 15 few-shot
 and tail. `launch/local.sh` runs this and the same without hallucination.
 
-Expected time: not measured yet (2 CPU cores).
-Expected result: not measured yet.
+Expected time: about a minute and a half, compilation included (2 CPU cores); the
+balanced arm about 20 seconds more.
+Expected result: test accuracy in %, many / medium / few / overall, one seed: balanced
+100.0 / 92.6 / 90.6 / 94.0, BLT 99.3 / 92.6 / 92.8 / 94.7.
 """
 
 from ml_collections import ConfigDict

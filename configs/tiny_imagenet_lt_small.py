@@ -5,8 +5,9 @@
 Data: list files and images below data/tiny_imagenet_lt. A narrow network and few
 epochs: it shows the whole path on real images, not what the method can reach.
 
-Expected time: not measured yet (2 CPU cores).
-Expected result: not measured yet.
+Expected time: both stages 13 minutes, the balanced arm 3 minutes more (2 CPU cores).
+Expected result: test accuracy in %, many / medium / few / overall, best by validation,
+one seed: balanced 15.6 / 7.8 / 4.9 / 9.6, BLT 12.2 / 7.1 / 7.8 / 9.1.
 """
 
 from ml_collections import ConfigDict

@@ -13,9 +13,8 @@ from PIL import Image
 
 from blt_jax.data.decode import BadImageError
 from blt_jax.data.pipeline import (
-    eval_batches,
+    batches,
     eval_dataset,
-    train_batches,
     train_dataset,
 )
 from blt_jax.data.plan import BatchPlan
@@ -144,23 +143,26 @@ def test_devices_change_only_the_slots(split):
 
 def test_forwards_alone_resumed_and_by_any_threads(split):
     forwards = list(
-        train_batches(
-            split, make_plan(), num_steps=STEPS, image_size=8, seed=5, num_threads=4
+        batches(
+            train_dataset(
+                split, make_plan(), num_steps=STEPS, image_size=8, seed=5, num_threads=4
+            )
         )
     )
     assert len(forwards) == STEPS
     for threads in (0, 1, 3):
         assert_same(make(split, num_threads=threads)[4], forwards[4])
     resumed = list(
-        train_batches(
-            split, make_plan(), num_steps=STEPS, start_step=4, image_size=8, seed=5
+        batches(
+            train_dataset(split, make_plan(), num_steps=STEPS, image_size=8, seed=5),
+            start=4,
         )
     )
     assert len(resumed) == 2
     assert_same(resumed[0], forwards[4])
     assert_same(resumed[1], forwards[5])
-    options = {"num_steps": STEPS, "start_step": STEPS, "image_size": 8}
-    assert list(train_batches(split, make_plan(), **options)) == []
+    dataset = train_dataset(split, make_plan(), num_steps=STEPS, image_size=8)
+    assert list(batches(dataset, start=STEPS)) == []
 
 
 def test_crops_differ_by_seed_step_and_row():
@@ -210,13 +212,12 @@ def test_at_most_buffer_batches_are_held(buffer):
     source = CountingSource(make_images())
     split = Split("train", source, LABELS, [str(i) for i in range(len(LABELS))])
     plan = make_plan(tail_fraction=0.0)
-    batches = train_batches(
-        split, plan, num_steps=50, image_size=8, buffer=buffer, num_threads=2
-    )
-    next(batches)
+    dataset = train_dataset(split, plan, num_steps=50, image_size=8, num_threads=2)
+    elements = batches(dataset, buffer=buffer)
+    next(elements)
     # The one handed out and `buffer` more, of 16 records each.
     assert settle(source) <= 16 * (1 + buffer)
-    next(batches)
+    next(elements)
     assert settle(source) <= 16 * (2 + buffer)
 
 
@@ -240,7 +241,7 @@ def test_damaged_files_are_named():
         make(split)[1]
     # Through grain's threads too.
     with pytest.raises(BadImageError, match=words):
-        list(train_batches(split, plan, num_steps=STEPS, image_size=8, seed=5))
+        list(batches(train_dataset(split, plan, num_steps=STEPS, image_size=8, seed=5)))
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
@@ -250,7 +251,7 @@ def test_evaluation_sees_every_record_once(hosts, number):
     split = split_of_arrays("val", images, LABELS[:number])
     options = {"batch_size": 8, "image_size": 8, "resize": 9}
     hosts_elements = [
-        list(eval_batches(split, host=h, num_hosts=hosts, **options))
+        list(batches(eval_dataset(split, host=h, num_hosts=hosts, **options)))
         for h in range(hosts)
     ]
     assert {len(elements) for elements in hosts_elements} == {-(-number // 8)}
@@ -274,7 +275,8 @@ def test_evaluation_pixels():
     dataset = eval_dataset(split, batch_size=3, image_size=10, resize=10)
     np.testing.assert_array_equal(dataset[0]["image"], images)
     assert dataset[0]["label"].dtype == np.int32
-    assert list(eval_batches(split.head(0), batch_size=3, image_size=8, resize=8)) == []
+    empty = eval_dataset(split.head(0), batch_size=3, image_size=8, resize=8)
+    assert list(batches(empty)) == []
 
 
 def test_refuses(split):
@@ -287,19 +289,19 @@ def test_refuses(split):
     with pytest.raises(ValueError, match=r"data\.threads"):
         make(split, num_threads=-1)
     with pytest.raises(ValueError, match=r"data\.buffer"):
-        train_batches(split, make_plan(), num_steps=1, image_size=8, buffer=0)
+        batches(make(split), buffer=0)
     with pytest.raises(ValueError, match=r"evaluation\.batch_size: 7"):
-        eval_batches(split, batch_size=7, image_size=8, resize=8, num_hosts=2)
+        eval_dataset(split, batch_size=7, image_size=8, resize=8, num_hosts=2)
 
 
 def test_works_in_a_plain_script_without_flags():
     script = """
 import numpy as np
 from blt_jax.data.datasets import load_dataset
-from blt_jax.data.pipeline import eval_batches
+from blt_jax.data.pipeline import batches, eval_dataset
 val = load_dataset(kind="synthetic", image_size=8, num_classes=3).val
-batches = list(eval_batches(val, batch_size=16, image_size=8, resize=8))
-assert sum(int(b["valid"].sum()) for b in batches) == 30
+elements = list(batches(eval_dataset(val, batch_size=16, image_size=8, resize=8)))
+assert sum(int(e["valid"].sum()) for e in elements) == 30
 import sys
 ours = {name for name in sys.modules if name.startswith("blt_jax.")}
 other = {name for name in ours if not name.startswith("blt_jax.data")}

@@ -71,42 +71,6 @@ def train_dataset(
     return grain.MapDataset.source(source)
 
 
-def train_batches(
-    split: Split,
-    plan: BatchPlan,
-    *,
-    num_steps: int,
-    start_step: int = 0,
-    image_size: int,
-    crop: str = "random_resized",
-    crop_scale: tuple[float, float] = (0.08, 1.0),
-    seed_crop_scale: tuple[float, float] = (0.3, 1.0),
-    seed: int = 0,
-    num_threads: int = 2,
-    buffer: int = 4,
-    host: int = 0,
-    num_hosts: int = 1,
-) -> Iterator[Batch]:
-    """Iterate over the elements start_step ... num_steps - 1 of `train_dataset`.
-
-    buffer: batches held ready at most, besides the one being used.
-    """
-    dataset = train_dataset(
-        split,
-        plan,
-        num_steps=num_steps,
-        image_size=image_size,
-        crop=crop,
-        crop_scale=crop_scale,
-        seed_crop_scale=seed_crop_scale,
-        seed=seed,
-        num_threads=num_threads,
-        host=host,
-        num_hosts=num_hosts,
-    )
-    return _iterate(dataset, start_step, buffer)
-
-
 def eval_dataset(
     split: Split,
     *,
@@ -140,33 +104,13 @@ def eval_dataset(
     return grain.MapDataset.source(source)
 
 
-def eval_batches(
-    split: Split,
-    *,
-    batch_size: int,
-    image_size: int,
-    resize: int,
-    num_threads: int = 2,
-    buffer: int = 4,
-    host: int = 0,
-    num_hosts: int = 1,
+def batches(
+    dataset: "grain.MapDataset[Batch]", *, start: int = 0, buffer: int = 4
 ) -> Iterator[Batch]:
-    """Iterate once over the elements of `eval_dataset`."""
-    dataset = eval_dataset(
-        split,
-        batch_size=batch_size,
-        image_size=image_size,
-        resize=resize,
-        num_threads=num_threads,
-        host=host,
-        num_hosts=num_hosts,
-    )
-    return _iterate(dataset, 0, buffer)
+    """Iterate over the elements of a data set from `start` on, reading ahead.
 
-
-def _iterate(
-    dataset: "grain.MapDataset[Batch]", start: int, buffer: int
-) -> Iterator[Batch]:
+    buffer: batches held ready at most, besides the one being used.
+    """
     if buffer < 1:
         raise ValueError(f"data.buffer: {buffer} must be at least 1 batch")
     if start >= len(dataset):

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from blt_jax.training.examples import Example
 
 MIN_TILE = 160
 GAP = 12
@@ -16,26 +17,6 @@ INK = (30, 30, 30)
 FAINT = (110, 110, 110)
 MET = (20, 120, 60)
 NOT_MET = (170, 70, 20)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One row: a seed image, what became of it, and the numbers of its ascent.
-
-    seed_image, hallucinated_image: [H, W, 3] (or [H, W, 1], [H, W]), uint8, or float
-    in display space, where [0, 1] is the visible range; the hallucinated one may leave
-    it, and is shown cut off. Scores and threshold: softmax probabilities of the
-    confusing class. iterations: updates applied.
-    """
-
-    seed_image: np.ndarray
-    hallucinated_image: np.ndarray
-    class_name: str
-    confusing_class: str
-    score_before: float
-    score_after: float
-    score_threshold: float
-    iterations: int
 
 
 def draw_hallucinations(

@@ -21,8 +21,14 @@ from blt_jax.training.setup import read_dataset, tail
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-class HallucinatedExample(NamedTuple):
-    """One seed and what became of it; images in [0, 1] units [H, W, 3]."""
+class Example(NamedTuple):
+    """A seed image, what became of it, and the numbers of its ascent.
+
+    seed_image, hallucinated_image: [H, W, 3] (or [H, W, 1], [H, W]), uint8, or float
+    in display space, where [0, 1] is the visible range; the hallucinated one may leave
+    it. Scores and threshold: softmax probabilities of the confusing class.
+    iterations: updates applied.
+    """
 
     seed_image: np.ndarray
     hallucinated_image: np.ndarray
@@ -41,7 +47,7 @@ def example_hallucinations(
     images: str | None = None,
     target: str | None = None,
     count: int = 6,
-) -> list[HallucinatedExample]:
+) -> list[Example]:
     """Hallucinate a few images with a checkpoint's model.
 
     images: a folder of images, each taken to be of its most likely class; None: tail
@@ -85,7 +91,7 @@ def example_hallucinations(
     after = classifier.denormalise(result.images)
     names = classifier.class_names
     return [
-        HallucinatedExample(
+        Example(
             seed_image=pixels[i] / np.float32(255),
             hallucinated_image=after[i],
             class_name=names[labels[i]],

@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
     probabilities: np.ndarray  # [n, k] float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: `logits_fn` may be static
 class Classifier:
     """A model with its parameters and what its data looked like."""
 

@@ -130,17 +130,19 @@ def _train(
         meter.pause(time.monotonic() - before)
         with jax.transfer_guard("disallow"):
             state, sums = program(state, batch, confusion, key)
+        # This step is queued; only now wait for the numbers of the one before.
         if previous is not None:
             meter.add(jax.device_get(previous))
+            if step % stage.log_every == 0:
+                _report(stage, step, meter, log)
         previous = sums
 
         done = step + 1
         end_of_epoch = done % stage.steps_per_epoch == 0
-        if end_of_epoch or done % stage.log_every == 0:
+        if end_of_epoch:
             meter.add(jax.device_get(previous))
             previous = None
-            record = _train_record(stage, done, meter.take(done))
-            log.write(record, progress_line(record))
+            _report(stage, done, meter, log)
 
         paused = time.monotonic()
         if end_of_epoch:
@@ -224,18 +226,17 @@ def _save(
     checkpointer.save(state, confusion, meta, step=step, score=score)
 
 
-def _train_record(
-    stage: Stage, done: int, averages: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
+def _report(stage: Stage, done: int, meter: StepMeter, log: RunLog) -> None:
+    record = {
         "kind": "train",
         "stage": stage.name,
         "epoch": (done - 1) // stage.steps_per_epoch + 1,
         "epochs": stage.epochs,
         "step": done,
         "total_steps": stage.total_steps,
-        **averages,
+        **meter.take(done),
     }
+    log.write(record, progress_line(record))
 
 
 def _validation_line(record: Mapping[str, Any]) -> str:

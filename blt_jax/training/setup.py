@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from blt_jax.config import ConfigError
 from blt_jax.data.datasets import Dataset, Split, load_dataset
-from blt_jax.data.pipeline import eval_batches
+from blt_jax.data.pipeline import batches, eval_dataset
 from blt_jax.data.shots import ShotMasks, shot_masks, tail_mask
 from blt_jax.metrics.accuracy import shot_accuracies
 from blt_jax.metrics.confusion import confusion_counts
@@ -130,7 +130,7 @@ def steps_per_epoch(setup: Setup) -> int:
     if not steps:
         raise ConfigError(
             f"config.batch_size {setup.config.batch_size} is larger than the training "
-            f"split of {records} images"
+            f"split of {records} images: lower it"
         )
     return steps
 
@@ -141,13 +141,12 @@ def evaluate_split(
     """Predict every image of a split once."""
     config = setup.config
     size = config.evaluation.batch_size
-    batches = eval_batches(
+    padded = eval_dataset(
         split,
         batch_size=size + -size % setup.mesh.size,
         image_size=config.data.image_size,
         resize=config.data.resize,
         num_threads=config.data.threads,
-        buffer=config.data.buffer,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
@@ -155,7 +154,7 @@ def evaluate_split(
         setup.eval_step,
         params,
         batch_stats,
-        batches,
+        batches(padded, buffer=config.data.buffer),
         labels=split.labels,
         mesh=setup.mesh,
     )

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import losses
 from blt_jax.config import ConfigError
-from blt_jax.data.pipeline import train_batches
+from blt_jax.data.pipeline import batches, train_dataset
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 from blt_jax.training.append import HallucinationOptions
@@ -104,22 +104,21 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         divide_by_all=config.compat == "released",
     )
 
-    def batches(start_step: int) -> Iterator[Mapping[str, np.ndarray]]:
-        return train_batches(
+    def batches_from(start: int) -> Iterator[Mapping[str, np.ndarray]]:
+        steps = train_dataset(
             dataset.train,
             plan,
             num_steps=options.epochs * per_epoch,
-            start_step=start_step,
             image_size=data.image_size,
             crop=data.crop,
             crop_scale=tuple(data.crop_scale),
             seed_crop_scale=tuple(data.seed_crop_scale),
             seed=_stage_seed(config.seed, name),
             num_threads=data.threads,
-            buffer=data.buffer,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
         )
+        return batches(steps, start=start, buffer=data.buffer)
 
     def initial_state() -> TrainState:
         params, batch_stats = model.init(initial_key(root))
@@ -136,7 +135,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         batch_size=config.batch_size,
         num_classes=dataset.num_classes,
         train_step=train_step,
-        batches=batches,
+        batches=batches_from,
         create_state=initial_state,
         validate=lambda state: evaluate_split(
             setup, dataset.val, state.params, state.batch_stats
