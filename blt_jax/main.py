@@ -29,11 +29,12 @@ def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         return
     workdir = Path(arguments.workdir)
     setup = run.train(config, workdir)
+    split = "test" if len(setup.dataset.test) else "val"
     results = {
-        which: assess(setup, workdir, "test", which=which) for which in ("best", "last")
+        which: assess(setup, workdir, split, which=which) for which in ("best", "last")
     }
     write_results(workdir / "results.json", arm=workdir.name, results=results)
-    _print_table(workdir.name, "test", results["best"])
+    _print_table(workdir.name, split, results["best"])
 
 
 def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -212,6 +212,10 @@ def test_balanced_arm_takes_over_stage_1(finished, config_file, tmp_path):
     ]
     assert main.run(command) == 0
     assert not (workdir / "stage1").exists()
+    best = json.loads((workdir / "results.json").read_text())["checkpoints"]["best"]
+    assert best["test"]["images"] == len(
+        prepare(load_config(config_file), workdir).dataset.test
+    )
     trained = records(workdir, "stage2", "train")
     assert trained and not any(r["hallucinated"] for r in trained)
     assert [r["slots"] for r in records(workdir, "stage2", "compile")] == [0]
@@ -237,6 +241,7 @@ def test_another_configuration_is_refused(finished, config_file):
         (["--config.batch_size=36"], "not divisible by the 8 devices"),
         (["--config.batch_size=100000"], "larger than the training split"),
         (["--config.model.backbone=resnet11"], "resnet10"),
+        (["--config.tail.value=1.0"], "no class is a tail class"),
     ],
 )
 def test_wrong_use_gets_one_line(config_file, tmp_path, capsys, arguments, message):

@@ -64,9 +64,11 @@ def evaluate(
     """Run over a split's padded batches.
 
     batches: this host's part of each batch, the global batch t holding records
-    t * B and on; labels: [N] the split's. Raises RuntimeError unless exactly N
-    images were counted.
+    t * B and on; labels: [N] the split's. Raises ValueError for an empty split, and
+    RuntimeError unless exactly N images were counted.
     """
+    if not len(labels):
+        raise ValueError("the split to evaluate is empty; name another one")
     answers = []
     for batch in batches:
         wanted = {name: batch[name] for name in ("image", "label", "valid")}

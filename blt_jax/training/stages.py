@@ -47,7 +47,16 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
     per_epoch = per_epoch or steps_per_epoch(setup)
     seed = _stage_seed(config.seed, name)
     hallucination = config.hallucination
+    tail_classes = tail(config, setup.dataset.class_counts)
     balanced = name == "stage2"
+    hallucinates = balanced and hallucination.enabled
+    if hallucinates and not tail_classes.any():
+        raise ConfigError(
+            f"no class is a tail class under config.tail.rule {config.tail.rule!r}, "
+            f"value {config.tail.value}: the smallest has "
+            f"{setup.dataset.class_counts.min()} images. Use rule 'quantile' or "
+            "'fraction', another value, or config.hallucination.enabled=False"
+        )
     sampler = (
         GammaBalancedSampler(labels, gamma=config.sampler.gamma, seed=seed)
         if balanced
@@ -59,10 +68,8 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
         labels,
         sampler,
         batch_size=config.batch_size,
-        tail_mask=tail(config, setup.dataset.class_counts),
-        tail_fraction=(
-            hallucination.tail_fraction if balanced and hallucination.enabled else 0.0
-        ),
+        tail_mask=tail_classes,
+        tail_fraction=hallucination.tail_fraction if hallucinates else 0.0,
         seed=seed,
         num_devices=setup.mesh.size,
         first_step=(hallucination.from_epoch - 1) * per_epoch,
