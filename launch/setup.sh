@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Sourced by local.sh and test.sh, which stand at the top of the checkout.
+# Sourced by the scripts beside it, which stand at the top of the checkout.
 #
-#   set_up EXTRAS     .venv with this package and EXTRAS (comma-separated)
-#   run COMMAND ...   run a command; only print it when dry_run is true
+#   set_up EXTRAS [ACCELERATOR]   .venv with this package and EXTRAS (comma-separated),
+#                                 for ACCELERATOR or else for what this machine has
+#   run COMMAND ...               run a command; only print it when dry_run is true
 
 dry_run=false
 
@@ -67,7 +68,7 @@ accelerator_extra() {
 
 set_up() {
   local extras=$1 accelerator python stamp wanted
-  accelerator=$(accelerator_extra)
+  accelerator=${2-$(accelerator_extra)}
   extras+=${accelerator:+,$accelerator}
 
   if ! new_enough .venv/bin/python ||
