@@ -84,7 +84,8 @@ def default_config() -> ConfigDict:
     config.model.alpha = 16.0
     config.model.beta = 0.5
     config.model.projection = True  # 512 -> 512 + ReLU before the head
-    config.model.dtype = "float32"  # of the convolutions
+    # Of the convolutions; auto: bfloat16 on GPU and TPU, float32 on CPU.
+    config.model.dtype = "auto"
 
     config.loss = ConfigDict()
     config.loss.name = "cross_entropy"  # or large_margin_softmax

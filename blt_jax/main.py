@@ -4,6 +4,7 @@ Heavy modules are imported inside the functions, so that `--help` answers at onc
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -16,25 +17,38 @@ from blt_jax import __version__
 
 def train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train all stages of one arm; the same command resumes an interrupted run."""
+    import jax
+
     from blt_jax.config import load_config
     from blt_jax.reports.table import write_results
     from blt_jax.training import run
     from blt_jax.training.assess import assess
+    from blt_jax.training.interruption import InterruptionError
 
     config = load_config(arguments.config, overrides)
+    if arguments.distributed:
+        _join_processes()
     _use_compilation_cache()
     if arguments.smoke:
         run.smoke(config)
         print("smoke run passed: steps, validation, saving and loading work")
         return
     workdir = Path(arguments.workdir)
-    setup = run.train(config, workdir)
+    try:
+        setup = run.train(config, workdir)
+    except InterruptionError as interrupted:
+        print(interrupted, file=sys.stderr)
+        if arguments.distributed:
+            # Together, or one that leaves early would take the others down.
+            jax.distributed.shutdown()
+        raise SystemExit(os.EX_TEMPFAIL) from None
     split = "test" if len(setup.dataset.test) else "val"
     results = {
         which: assess(setup, workdir, split, which=which) for which in ("best", "last")
     }
-    write_results(workdir / "results.json", arm=workdir.name, results=results)
-    _print_table(workdir.name, split, results["best"])
+    if jax.process_index() == 0:
+        write_results(workdir / "results.json", arm=workdir.name, results=results)
+        _print_table(workdir.name, split, results["best"])
 
 
 def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -106,6 +120,52 @@ def hallucinate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     print(f"wrote {out}")
 
 
+def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Time hallucination, the ascent alone, a step, or several devices; writes JSON."""
+    import jax
+
+    from blt_jax.bench.document import document, write_document
+    from blt_jax.bench.measure import Options, measure
+    from blt_jax.bench.workload import Workload, load_workload
+    from blt_jax.config import load_config
+
+    given = vars(arguments)
+    options = Options(
+        against_torch=arguments.against == "torch",
+        **{
+            field.name: given[field.name]
+            for field in dataclasses.fields(Options)
+            if given.get(field.name) is not None
+        },
+    )
+    cpu_devices = jax.config.values["jax_num_cpu_devices"]
+    if arguments.kind == "scaling" and cpu_devices < max(options.devices):
+        # Before the first use of a device; accelerators are as many as there are.
+        jax.config.update("jax_num_cpu_devices", max(options.devices))
+    _use_compilation_cache()
+    checkpoint = arguments.checkpoint
+    if checkpoint is not None:
+        config, _ = _config_of(checkpoint, arguments.config, overrides)
+    elif arguments.config is None or arguments.kind in ("overhead", "ascent"):
+        raise ValueError(
+            f"{arguments.kind}: give --checkpoint; when an ascent ends depends on the "
+            "model. step and scaling can do with --config alone"
+        )
+    else:
+        config = load_config(arguments.config, overrides)
+
+    def load(num_devices: int | None) -> Workload:
+        return load_workload(config, checkpoint, num_devices=num_devices)
+
+    rows = []
+    for row in measure(arguments.kind, load, options):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    command = ["blt-jax", *sys.argv[1:]]
+    write_document(Path(arguments.out), document(command, rows))
+    print(f"wrote {arguments.out}")
+
+
 class _Command(NamedTuple):
     run: Callable[[argparse.Namespace, Sequence[str]], None]
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -122,6 +182,13 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "--smoke",
         action="store_true",
         help="two steps, two validations and a save of each stage, then stop",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the run's other processes: SLURM, Open MPI and TPU pods are "
+        "recognised, else JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID tell",
     )
 
 
@@ -172,6 +239,42 @@ def _hallucinate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=6, help="images at most")
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "kind",
+        choices=("overhead", "ascent", "step", "scaling"),
+        help="overhead: BLT against vanilla steps; ascent: plain loop, cascade, "
+        "unrolled; step: a vanilla step; scaling: 1, 2, 4, 8 devices",
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="FOLDER", help="the model that steps begin with"
+    )
+    _data_argument(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help="JSON")
+    parser.add_argument("--rounds", type=int, help="times of each arm (10)")
+    parser.add_argument("--step_rules", nargs="+", metavar="RULE")
+    parser.add_argument(
+        "--tail_fractions", nargs="+", type=float, metavar="P", help="overhead"
+    )
+    parser.add_argument(
+        "--gammas", nargs="+", type=float, metavar="GAMMA", help="overhead"
+    )
+    parser.add_argument(
+        "--max_steps", nargs="+", type=float, metavar="BOUND", help="ascent, newton"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=Path,
+        metavar="FILE",
+        help="ascent: .npz with images_uint8, targets, thresholds; else drawn",
+    )
+    parser.add_argument("--count", type=int, help="ascent: seeds to draw (32)")
+    parser.add_argument("--devices", nargs="+", type=int, help="scaling (1 2 4 8)")
+    parser.add_argument(
+        "--against", choices=("torch",), help="step: the same network in PyTorch"
+    )
+
+
 def _checkpoint_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
@@ -195,6 +298,7 @@ COMMANDS = {
     "check": _Command(check, _check_arguments),
     "import": _Command(import_, _import_arguments),
     "hallucinate": _Command(hallucinate, _hallucinate_arguments),
+    "bench": _Command(bench, _bench_arguments),
 }
 _OVERRIDES = (
     "Any field of the configuration can be changed on the command line: "
@@ -205,7 +309,8 @@ _OVERRIDES = (
 def run(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code.
 
-    0: finished. 2: wrong use, told in one line (`--traceback` shows where).
+    0: finished. 2: wrong use, told in one line (`--traceback` shows where). 75: stopped
+    by SIGTERM with everything saved; the same command goes on.
     """
     parser = argparse.ArgumentParser(
         prog="blt-jax",
@@ -261,6 +366,31 @@ def _config_of(
     # The network is the checkpoint's, whatever the file says.
     config.model = trained.model
     return config, None
+
+
+def _join_processes() -> None:
+    import jax
+
+    def number(name: str) -> int | None:
+        text = os.environ.get(name)
+        if text is not None and not text.isdigit():
+            raise ValueError(f"{name}={text!r} is not a number")
+        return None if text is None else int(text)
+
+    # Told by the environment, JAX need not look which cluster this is.
+    told = "JAX_COORDINATOR_ADDRESS" in os.environ
+    try:
+        jax.distributed.initialize(
+            num_processes=number("JAX_NUM_PROCESSES"),
+            process_id=number("JAX_PROCESS_ID"),
+            cluster_detection_method="deactivate" if told else None,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: no other processes are known of ({error}). Outside "
+            "SLURM, Open MPI and TPU pods set JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process"
+        ) from error
 
 
 def _print_table(name: str, split: str, result: dict[str, Any]) -> None:

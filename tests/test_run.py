@@ -17,6 +17,7 @@ from blt_jax.config import ConfigError, load_config
 from blt_jax.training.assess import assess
 from blt_jax.training.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
 from blt_jax.training.inference import load
+from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.loop import train_stage
 from blt_jax.training.run import train
 from blt_jax.training.setup import evaluate_split, prepare
@@ -56,9 +57,13 @@ def finished(config_file, tmp_path_factory):
     return workdir
 
 
-def records(workdir, stage, kind):
+def all_records(workdir, stage):
     lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
-    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+    return [json.loads(line) for line in lines]
+
+
+def records(workdir, stage, kind):
+    return [r for r in all_records(workdir, stage) if r["kind"] == kind]
 
 
 def arrays_of(workdir, which="last"):
@@ -93,10 +98,15 @@ def test_a_run_leaves_what_it_promises(finished):
 
 
 def test_one_compilation_for_each_number_of_slots(finished):
-    slots = [r["slots"] for r in records(finished, "stage2", "compile")]
-    assert len(slots) == len(set(slots)) >= 2 and 0 in slots
+    (compiled,) = records(finished, "stage2", "compile")
     widths = json.loads((finished / "config.json").read_text())["derived"]["stage2"]
-    assert set(slots) <= {0, *widths["slot_widths"]}
+    assert list(compiled["slots"]) == ["0", *map(str, widths["slot_widths"])]
+    assert all(
+        0 < seconds <= compiled["seconds"] for seconds in compiled["slots"].values()
+    )
+    # All of it before the first step.
+    kinds = [r["kind"] for r in all_records(finished, "stage2")]
+    assert kinds.index("compile") < kinds.index("train")
 
 
 def test_stage_2_begins_with_the_backbone_of_stage_1(finished, config_file):
@@ -118,7 +128,9 @@ def test_a_finished_run_is_not_trained_again(finished, config_file, capsys):
     assert_same_arrays(arrays_of(finished), before)
 
 
-def test_killed_in_stage_2_and_started_again(finished, config_file, tmp_path):
+def test_terminated_then_killed_in_stage_2_and_started_again(
+    finished, config_file, tmp_path
+):
     workdir = tmp_path / "killed"
     # The same devices and compiler settings as in this process.
     program = (
@@ -137,22 +149,26 @@ def test_killed_in_stage_2_and_started_again(finished, config_file, tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
     }
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        log = workdir / "stage2" / "metrics.jsonl"
-        deadline = time.monotonic() + 240
-        # The middle of the second epoch: past a checkpoint, before the next.
-        while process.poll() is None and time.monotonic() < deadline:
-            if log.exists() and '"epoch": 2' in log.read_text():
-                break
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, process.stdout
-    with Checkpointer(workdir / "stage2") as checkpointer:
-        interrupted = checkpointer.latest_step
+
+    def interrupt(number, epoch):
+        """Start, send a signal once that epoch has begun; the code, the last step."""
+        with subprocess.Popen(command, env=environment) as process:
+            log = workdir / "stage2" / "metrics.jsonl"
+            deadline = time.monotonic() + 240
+            while process.poll() is None and time.monotonic() < deadline:
+                if log.exists() and f'"epoch": {epoch}' in log.read_text():
+                    break
+                time.sleep(0.02)
+            os.kill(process.pid, number)
+        with Checkpointer(workdir / "stage2") as checkpointer:
+            return process.returncode, checkpointer.latest_step
+
     total = records(finished, "stage2", "train")[-1]["total_steps"]
-    assert interrupted is not None and 0 < interrupted < total
+    code, terminated = interrupt(signal.SIGTERM, epoch=1)
+    assert (code, 0 < terminated < total) == (os.EX_TEMPFAIL, True)
+    # The middle of the second epoch: past a checkpoint, before the next.
+    code, interrupted = interrupt(signal.SIGKILL, epoch=2)
+    assert (code, terminated <= interrupted < total) == (-signal.SIGKILL, True)
 
     answer = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=240
@@ -160,6 +176,34 @@ def test_killed_in_stage_2_and_started_again(finished, config_file, tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert f"stage2: resumed at step {interrupted}/{total}" in answer.stdout
     assert_same_arrays(arrays_of(workdir), arrays_of(finished))
+
+
+def test_begun_on_one_device_and_continued_on_eight_and_back(
+    finished, config_file, tmp_path
+):
+    config = load_config(config_file)
+    config.stage1.checkpoint = str(finished / "stage1")
+
+    def go_on(workdir, devices, until=None):
+        setup = prepare(config, workdir, num_devices=devices)
+        stage = make_stage(setup, "stage2", make_plan(setup, "stage2", per_epoch=3))
+        stage = dataclasses.replace(stage, epochs=2, steps_per_epoch=3, log_every=1)
+        train_stage(stage, lambda done: done == until)
+
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    go_on(whole, 8)
+    for devices, until in ((1, 2), (8, 4)):
+        with pytest.raises(InterruptionError, match=f"at step {until}/6"):
+            go_on(moved, devices, until)
+    go_on(moved, 1)
+    assert [r["step"] for r in records(moved, "stage2", "resumed")] == [2, 4]
+    expected = {r["step"]: r for r in records(whole, "stage2", "train")}
+    found = {r["step"]: r for r in records(moved, "stage2", "train")}
+    assert list(expected) == list(found) == [1, 2, 3, 4, 5, 6]
+    for step, record in found.items():
+        assert record["hallucinated"] == expected[step]["hallucinated"]
+        np.testing.assert_allclose(record["loss"], expected[step]["loss"], rtol=1e-4)
+    assert sum(record["hallucinated"] for record in found.values()) > 0
 
 
 def test_the_test_split_cannot_reach_training(finished, config_file, tmp_path):
@@ -218,7 +262,8 @@ def test_balanced_arm_takes_over_stage_1(finished, config_file, tmp_path):
     )
     trained = records(workdir, "stage2", "train")
     assert trained and not any(r["hallucinated"] for r in trained)
-    assert [r["slots"] for r in records(workdir, "stage2", "compile")] == [0]
+    (compiled,) = records(workdir, "stage2", "compile")
+    assert list(compiled["slots"]) == ["0"]
 
 
 def test_smoke_run_writes_nothing(config_file, capsys):

@@ -20,7 +20,7 @@ from blt_jax.models.resnet import BACKBONES
 
 Tree = dict[str, Any]
 
-_DTYPES = ("float32", "bfloat16", "float64")
+_DTYPES = ("auto", "float32", "bfloat16", "float64")
 _PARAM_DTYPES = ("float32", "float64")
 
 
@@ -35,7 +35,9 @@ class ModelSpec:
       alpha: scale of the squashing-cosine head (Eq. 2).
       beta: squashing of the squashing-cosine head (Eq. 2).
       projection: the linear layer with ReLU after the pooling ("fc_add").
-      dtype: of the convolutions: float32, bfloat16, float64.
+      dtype: of the convolutions: float32, bfloat16, float64; "auto": bfloat16 on
+        GPU and TPU, param_dtype on CPU. Normalisation, head, loss and scores keep at
+        least float32.
       param_dtype: of parameters and statistics: float32, float64.
     """
 
@@ -45,8 +47,15 @@ class ModelSpec:
     alpha: float = 16.0
     beta: float = 0.5
     projection: bool = True
-    dtype: str = "float32"
+    dtype: str = "auto"
     param_dtype: str = "float32"
+
+    def compute_dtype(self) -> Any:
+        """The dtype of the convolutions on the default device."""
+        if self.dtype != "auto":
+            return jnp.dtype(self.dtype)
+        on_cpu = jax.default_backend() == "cpu"
+        return jnp.dtype(self.param_dtype if on_cpu else jnp.bfloat16)
 
 
 def squashing_cosine(
@@ -94,7 +103,7 @@ class Classifier(nnx.Module):
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         types: dict[str, Any] = {
-            "dtype": jnp.dtype(spec.dtype),
+            "dtype": spec.compute_dtype(),
             "param_dtype": jnp.dtype(spec.param_dtype),
             "rngs": rngs,
         }

@@ -17,6 +17,7 @@ _PACKAGES = (
     "orbax-checkpoint",
     "grain",
     "numpy",
+    "torch",
 )
 
 

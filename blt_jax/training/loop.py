@@ -1,12 +1,13 @@
 """One stage: steps, a validation and a checkpoint each epoch, and resuming.
 
 The loop dispatches step t and then reads the numbers of step t - 1, so the device
-never waits for the log. Everything comes in as a function; nothing here knows a
-configuration, a file format or a model.
+never waits for the log; the next batch is on its way meanwhile. Everything comes in
+as a function; nothing here knows a configuration, a file format or a model.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,14 @@ from blt_jax.hallucination.targets import (
 )
 from blt_jax.training.checkpoint import Checkpointer
 from blt_jax.training.evaluate import Evaluation
+from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.log import RunLog, StepMeter, duration, progress_line
 from blt_jax.training.mesh import put_batch, put_replicated, replicated
+from blt_jax.training.programs import BATCH_FIELDS, Program, compile_steps
 from blt_jax.training.state import TrainState
 
-# What goes to the devices; records' ids stay on the host.
-_DEVICE_FIELDS = ("image", "label", "index")
-_DEVICE_SEED_FIELDS = ("seed_image", "seed_label", "seed_index", "seed_valid")
-
-TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+# Batches on the devices: the one in use, and the next one.
+_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Stage:
     epochs: int
     steps_per_epoch: int
     batch_size: int  # over all hosts
+    image_size: int  # pixels
+    widths: tuple[int, ...]  # numbers of slots that a step may have
     num_classes: int
     train_step: Any  # jitted (state, batch, confusion, key) -> (state, sums)
     batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]  # from a step on
@@ -62,11 +64,13 @@ class Stage:
         return self.epochs * self.steps_per_epoch
 
 
-def train_stage(stage: Stage) -> None:
+def train_stage(stage: Stage, stop: Callable[[int], bool] = lambda step: False) -> None:
     """Train from the last checkpoint, or from the start, to the last step.
 
     A finished stage returns at once. The same call resumes an interrupted one at
-    the step after its last checkpoint, and ends with the same parameters.
+    the step after its last checkpoint, and ends with the same parameters. `stop` is
+    asked after every step; when it says so, the state is saved and InterruptionError
+    raised.
     """
     first_process = jax.process_index() == 0
     stage.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ def train_stage(stage: Stage) -> None:
             )
             return
         state, confusion = _begin(stage, checkpointer, log)
-        _train(stage, state, confusion, first_step, checkpointer, log)
+        _train(stage, state, confusion, first_step, checkpointer, log, stop)
 
 
 def _begin(
@@ -110,24 +114,23 @@ def _train(
     first_step: int,
     checkpointer: Checkpointer,
     log: RunLog,
+    stop: Callable[[int], bool],
 ) -> None:
     key = put_replicated(stage.key, stage.mesh)
-    programs = Programs(stage.train_step, log, stage.name)
+    programs = _compile(stage, state, confusion, key, log)
     meter = StepMeter(
         batch_size=stage.batch_size,
         total_steps=stage.total_steps,
         first_step=first_step,
     )
     previous: dict[str, jax.Array] | None = None
-    batches = stage.batches(first_step)
+    batches = _on_devices(stage.batches(first_step), stage)
     for step in range(first_step, stage.total_steps):
         asked = time.monotonic()
-        batch = _for_devices(next(batches), stage.mesh)
+        batch = next(batches)
         meter.waited(time.monotonic() - asked)
 
-        before = time.monotonic()
-        program = programs.get(state, batch, confusion, key)
-        meter.pause(time.monotonic() - before)
+        program = programs[len(batch["seed_label"])]
         with jax.transfer_guard("disallow"):
             state, sums = program(state, batch, confusion, key)
         # This step is queued; only now wait for the numbers of the one before.
@@ -138,8 +141,9 @@ def _train(
         previous = sums
 
         done = step + 1
+        stopping = stop(done)
         end_of_epoch = done % stage.steps_per_epoch == 0
-        if end_of_epoch:
+        if end_of_epoch or stopping:
             meter.add(jax.device_get(previous))
             previous = None
             _report(stage, done, meter, log)
@@ -165,47 +169,64 @@ def _train(
             }
             log.write(record, _validation_line(record))
             meter.pause(time.monotonic() - paused)
-        elif stage.checkpoint_every and done % stage.checkpoint_every == 0:
+        elif stopping or (
+            stage.checkpoint_every and done % stage.checkpoint_every == 0
+        ):
             _save(stage, checkpointer, state, confusion, done, None)
             meter.pause(time.monotonic() - paused)
+        if stopping:
+            checkpointer.wait()
+            raise InterruptionError(
+                f"asked to stop: saved {stage.name} at step {done}/"
+                f"{stage.total_steps}; the same command goes on from there"
+            )
     checkpointer.wait()
 
 
-class Programs:
-    """The compiled step for each number of slots, compiled when first needed.
+def _compile(
+    stage: Stage,
+    state: TrainState,
+    confusion: Confusion,
+    key: jax.Array,
+    log: RunLog,
+) -> dict[int, Program]:
+    """The compiled step for each number of slots; an event of its own in the log."""
+    begin = time.monotonic()
+    compiled = compile_steps(
+        stage.train_step,
+        state,
+        confusion,
+        key,
+        widths=stage.widths,
+        batch_size=stage.batch_size,
+        image_size=stage.image_size,
+        mesh=stage.mesh,
+    )
+    seconds = time.monotonic() - begin
+    log.write(
+        {
+            "kind": "compile",
+            "stage": stage.name,
+            "slots": {str(slots): one.seconds for slots, one in compiled.items()},
+            "seconds": seconds,
+        },
+        f"{stage.name}: compiled the step for {', '.join(map(str, stage.widths))} "
+        f"slots in {duration(seconds)}",
+    )
+    return {slots: one.program for slots, one in compiled.items()}
 
-    A compilation is an event of its own in the log, never part of a step's time.
-    """
 
-    def __init__(self, train_step: Any, log: RunLog, stage: str) -> None:
-        self._train_step = train_step
-        self._log = log
-        self._stage = stage
-        self._programs: dict[int, TrainStep] = {}
-
-    def get(self, *arguments: Any) -> TrainStep:
-        """The program for these arguments' number of slots."""
-        slots = arguments[1]["seed_label"].shape[0]
-        if slots not in self._programs:
-            begin = time.monotonic()
-            self._programs[slots] = self._train_step.lower(*arguments).compile()
-            seconds = time.monotonic() - begin
-            self._log.write(
-                {
-                    "kind": "compile",
-                    "stage": self._stage,
-                    "slots": slots,
-                    "seconds": seconds,
-                },
-                f"{self._stage}: compiled the step with {slots} slots in "
-                f"{duration(seconds)}",
-            )
-        return self._programs[slots]
-
-
-def _for_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    names = (*_DEVICE_FIELDS, *_DEVICE_SEED_FIELDS)
-    return put_batch({name: batch[name] for name in names}, mesh)
+def _on_devices(
+    batches: Iterable[Mapping[str, np.ndarray]], stage: Stage
+) -> Iterator[dict[str, jax.Array]]:
+    """Send the batches to the devices, each while the one before is used."""
+    ahead: deque[dict[str, jax.Array]] = deque()
+    for batch in batches:
+        wanted = {name: batch[name] for name in BATCH_FIELDS}
+        ahead.append(put_batch(wanted, stage.mesh))
+        if len(ahead) == _IN_FLIGHT:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _save(

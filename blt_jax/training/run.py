@@ -13,6 +13,7 @@ from blt_jax.config import ConfigError, config_to_json, differences
 from blt_jax.data.folders import load_class_map, save_class_map
 from blt_jax.data.plan import BatchPlan
 from blt_jax.training.environment import environment
+from blt_jax.training.interruption import StopRequest
 from blt_jax.training.loop import train_stage
 from blt_jax.training.setup import Setup, prepare, steps_per_epoch
 from blt_jax.training.stages import STAGES, make_plan, make_stage
@@ -24,7 +25,8 @@ def train(config: ConfigDict, workdir: Path) -> Setup:
     """Train all stages in order; finished ones are skipped, the same call resumes.
 
     Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError),
-    in one line, for what a person can mend.
+    in one line, for what a person can mend, and InterruptionError after a SIGTERM, with
+    everything saved.
     """
     saved = workdir / CLASS_MAP
     class_map = load_class_map(saved) if saved.exists() else None
@@ -33,8 +35,9 @@ def train(config: ConfigDict, workdir: Path) -> Setup:
     if config.stage1.checkpoint:
         plans.pop("stage1", None)
     _describe(setup, plans)
-    for name, plan in plans.items():
-        train_stage(make_stage(setup, name, plan))
+    with StopRequest() as request:
+        for name, plan in plans.items():
+            train_stage(make_stage(setup, name, plan), request.reached)
     return setup
 
 

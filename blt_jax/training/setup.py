@@ -43,13 +43,15 @@ def prepare(
     *,
     class_map: Sequence[str] | None = None,
     max_images: int | None = None,
+    num_devices: int | None = None,
 ) -> Setup:
     """Read the data set's lists, build the model; nothing is trained or saved.
 
     class_map: class names of an earlier run, in label order, to be obeyed.
+    num_devices: use the first so many; None: all.
     max_images: keep only this many images of each evaluation split.
     """
-    mesh = make_mesh()
+    mesh = make_mesh(num_devices)
     if config.batch_size % mesh.size:
         raise ConfigError(
             f"config.batch_size {config.batch_size} is not divisible by the "

@@ -140,6 +140,8 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         epochs=options.epochs,
         steps_per_epoch=per_epoch,
         batch_size=config.batch_size,
+        image_size=data.image_size,
+        widths=(0, *plan.widths),
         num_classes=dataset.num_classes,
         train_step=train_step,
         batches=batches_from,

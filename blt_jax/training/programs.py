@@ -1,0 +1,89 @@
+"""The step's programs, one for each number of slots, compiled before the first step.
+
+Compiling ahead keeps every later step free of surprises: a width that comes up in the
+tenth epoch has been compiled as well. The programs are compiled side by side, and
+none of it is ever part of a step's time.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from blt_jax.hallucination.targets import Confusion
+from blt_jax.training.mesh import sharded
+from blt_jax.training.state import TrainState
+
+# What a step takes from the host; records' ids stay there.
+BATCH_FIELDS: dict[str, type] = {
+    "image": np.uint8,
+    "label": np.int32,
+    "index": np.int32,
+    "seed_image": np.uint8,
+    "seed_label": np.int32,
+    "seed_index": np.int32,
+    "seed_valid": np.bool_,
+}
+
+# (state, batch, confusion, key) -> (state, sums)
+Program = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+class Compiled(NamedTuple):
+    """One program, and how long its compilation took."""
+
+    program: Any
+    seconds: float  # wall time; several compile at the same time
+
+
+def compile_steps(
+    train_step: Any,
+    state: TrainState,
+    confusion: Confusion,
+    key: jax.Array,
+    *,
+    widths: Iterable[int],
+    batch_size: int,
+    image_size: int,
+    mesh: Mesh,
+) -> dict[int, Compiled]:
+    """Compile the jitted `train_step` for each number of slots in `widths`.
+
+    state, confusion, key: as the step will get them; nothing is run. batch_size: B,
+    over all devices; image_size: pixels.
+    """
+
+    def compile_one(lowered: Any) -> Compiled:
+        begin = time.monotonic()
+        program = lowered.compile()
+        return Compiled(program, time.monotonic() - begin)
+
+    # Tracing holds Python, compiling does not.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        compiling = {}
+        for slots in widths:
+            batch = abstract_batch(batch_size, slots, image_size=image_size, mesh=mesh)
+            lowered = train_step.lower(state, batch, confusion, key)
+            compiling[slots] = threads.submit(compile_one, lowered)
+        return {slots: future.result() for slots, future in compiling.items()}
+
+
+def abstract_batch(
+    batch_size: int, slots: int, *, image_size: int, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a step's batch, over all hosts.
+
+    batch_size rows and `slots` seeds of image_size x image_size pixels.
+    """
+
+    def array(name: str, dtype: type) -> jax.ShapeDtypeStruct:
+        count = slots if name.startswith("seed_") else batch_size
+        pixels = (image_size, image_size, 3) if name.endswith("image") else ()
+        return jax.ShapeDtypeStruct((count, *pixels), dtype, sharding=sharded(mesh))
+
+    return {name: array(name, dtype) for name, dtype in BATCH_FIELDS.items()}
