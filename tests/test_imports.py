@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"choices"},
     "training": {*PARTS, "choices", "config"},
     "reports": {*PARTS, "training"},
-    "bench": {*PARTS, "training"},
+    "bench": {*PARTS, "choices", "config", "training"},
     "main": {*PARTS, "config", "training", "reports", "bench", "__init__"},
     "__init__": {*PARTS, "training"},
 }
@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
 SEE_CONFIG = {
     f"training/{name}.py"
     for name in ("assess", "check", "examples", "imports", "run", "setup", "stages")
-}
+} | {"bench/workload.py"}
 OPTIONAL = {"torch", "sklearn", "simplejpeg", "tensorboardX", "flatbuffers"}
 
 

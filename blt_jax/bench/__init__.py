@@ -1,0 +1,1 @@
+"""Measurements: what hallucination costs, and where the time goes."""
