@@ -14,42 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.convolution import convolution
 from blt_jax.models.heads import uniform_fan_in
-
-
-class BatchNorm(nnx.BatchNorm):
-    """Batch normalisation whose statistics can leave rows out.
-
-    Momentum 0.9 (0.1 as PyTorch counts it) and epsilon 1e-5. Statistics and the
-    normalisation are computed in `param_dtype`, and the result is given in `dtype`.
-    """
-
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(
-            num_features,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=param_dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-        # nnx makes them float32 whatever param_dtype is.
-        self.mean = nnx.BatchStat(jnp.zeros((num_features,), param_dtype))
-        self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
-        self.output_dtype = jnp.dtype(dtype)
-
-    def normalise(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Normalise x [n, h, w, c]; in training by the rows of mask [n] only."""
-        where = None if mask is None else mask[:, None, None, None]
-        return self(x, mask=where).astype(self.output_dtype)
 
 
 class BasicBlock(nnx.Module):
