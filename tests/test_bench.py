@@ -160,16 +160,16 @@ def test_ascent_of_given_seeds(checkpoint, tmp_path):
     plain, cascade, unrolled = rows[:3]
     slowest = max(np.flatnonzero(plain["iterations_histogram"]))
     assert plain["evaluations"] == 6 * (slowest + 1)
-    assert plain["levels"] == [6] and cascade["levels"] == [6, 2]
+    assert plain["levels"] == [6] and cascade["levels"] == [3, 1]
     assert cascade["evaluations"] <= plain["evaluations"] <= unrolled["evaluations"]
     assert unrolled["evaluations"] == 6 * 4
 
 
 def test_seeds_are_drawn_from_the_training_split(workload):
     seeds = draw_seeds(workload, 5)
-    assert seeds.images.shape == (5, 8, 8, 3) and seeds.images.dtype == jnp.float32
-    assert np.all((seeds.thresholds >= 0.5) & (seeds.thresholds <= 0.9))
-    assert set(np.asarray(seeds.targets)) <= set(range(4))
+    assert seeds.seed.shape == (5, 8, 8, 3) and seeds.seed.dtype == jnp.float32
+    assert np.all((seeds.threshold >= 0.5) & (seeds.threshold <= 0.9))
+    assert set(np.asarray(seeds.target)) <= set(range(4))
     jax.tree.map(np.testing.assert_array_equal, seeds, draw_seeds(workload, 5))
     with pytest.raises(ValueError, match="--count 100000"):
         draw_seeds(workload, 100000)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blt_jax.hallucination.cascade import choose_levels, evaluations, hallucinate
+from blt_jax.hallucination.ascent import Options, Problem
+from blt_jax.hallucination.cascade import cascade, choose_levels, hallucinate
 
 WEIGHTS = jax.random.normal(jax.random.key(0), (12, 5)) / 3
 
@@ -23,7 +24,7 @@ def problem(count):
     return images, targets, thresholds
 
 
-@pytest.mark.parametrize("levels", [(13, 5, 2), (13, 12, 1), (13, 6)])
+@pytest.mark.parametrize("levels", [(13, 5, 2), (13, 12, 1), (6,), (7, 4, 2), (1,)])
 def test_cascade_equals_the_plain_loop(levels):
     images, targets, thresholds = problem(13)
     valid = jnp.arange(13) % 4 != 1
@@ -86,40 +87,72 @@ def test_same_result_under_jit_and_in_shard_map():
     np.testing.assert_array_equal(sharded.iterations, eager.iterations)
 
 
+def countdown(iterations, valid, levels):
+    """A cascade of images that need given numbers of updates; evaluations, by slot.
+
+    An image is one number, its slot's need; the logit climbs one a step and is enough
+    when it has come to the top.
+    """
+    options = Options("gradient", 1.0, 99, 0.0, None, None)
+    seeds = -jnp.asarray(iterations, jnp.float32)[:, None, None, None]
+
+    def logits_fn(images):
+        climbed = images.reshape(len(images), 1)
+        return jnp.concatenate([climbed, jnp.zeros_like(climbed)], axis=1)
+
+    # The sigmoid of a logit of 0, against one other class at 0.
+    problem = Problem(
+        seeds, jnp.zeros(len(seeds), int), jnp.full(len(seeds), 0.5, jnp.float32)
+    )
+    return cascade(logits_fn, problem, jnp.asarray(valid), options, levels)
+
+
 def test_evaluations_by_hand():
     # Needs are 1, 4, 2, 3 evaluations, and a padded slot. Width 5 runs until two
     # are left, 2 times; width 2 runs for the 3rd and 4th evaluation: 5*2 + 2*2.
-    iterations = jnp.array([0, 3, 1, 2, 7])
-    valid = jnp.array([True, True, True, True, False])
-    assert evaluations(iterations, valid, (5, 2)) == 14
+    iterations, valid = [0, 3, 1, 2, 7], [True, True, True, True, False]
+    progress, done = countdown(iterations, valid, (5, 2))
+    assert done == 14
+    np.testing.assert_array_equal(progress.iterations, [0, 3, 1, 2, 0])
     # The plain loop: 5 wide, 4 times.
-    assert evaluations(iterations, valid, (5,)) == 20
-    assert evaluations(iterations, jnp.zeros(5, bool), (5, 2)) == 0
+    assert countdown(iterations, valid, (5,))[1] == 20
+    # Two at a time, those with the fewest updates: slots 0 1, then 2 3, 1 2, 3 1, 3 1.
+    assert countdown(iterations, valid, (2,))[1] == 10
+    # Three at a time: 0 1 2, then 3 1 2, 3 1, 3 1, which end together.
+    assert countdown(iterations, valid, (3, 1))[1] == 4 * 3
+    # Until two are left: 0 1 2, 3 1 2; then 3 1 twice.
+    assert countdown(iterations, valid, (3, 2))[1] == 2 * 3 + 2 * 2
+    assert countdown(iterations, np.zeros(5, bool), (5, 2))[1] == 0
 
 
 def test_evaluations_agree_with_a_simulation():
     rng = np.random.default_rng(0)
-    levels = (12, 7, 4, 1)
-    for _ in range(20):
+    for levels in ((12, 7, 4, 1), (6, 3, 2), (5,), (7, 1)):
         iterations, valid = rng.integers(0, 16, 12), rng.random(12) < 0.8
-        left, done = np.where(valid, iterations + 1, 0), 0
+        need, had, done = np.where(valid, iterations + 1, 0), np.zeros(12, int), 0
         for width, following in zip(levels, (*levels[1:], 0), strict=True):
-            while (left > 0).sum() > following:
+            while (had < need).sum() > following:
+                active = sorted(np.flatnonzero(had < need), key=lambda i: had[i])
+                had[active[:width]] += 1
                 done += width
-                left = np.maximum(left - 1, 0)
-        assert evaluations(jnp.asarray(iterations), jnp.asarray(valid), levels) == done
+        progress, counted = countdown(iterations, valid, levels)
+        assert counted == done
+        np.testing.assert_array_equal(
+            progress.iterations, np.where(valid, iterations, 0)
+        )
+        assert bool(jnp.all(progress.reached == jnp.asarray(valid)))
 
 
-def test_levels_fall_from_the_count():
+def test_levels_fall_from_the_count_at_most():
     for count in range(1, 70):
         levels = choose_levels(count)
-        assert levels[0] == count
+        assert count >= levels[0] >= count / 2
         assert all(a > b for a, b in itertools.pairwise(levels))
         assert levels[-1] >= 1
 
 
-@pytest.mark.parametrize("levels", [(), (3,), (4, 4), (4, 2, 3), (4, 0)])
-def test_refuses_levels_that_do_not_fall_from_the_count(levels):
+@pytest.mark.parametrize("levels", [(), (5,), (4, 4), (4, 2, 3), (4, 0)])
+def test_refuses_levels_that_do_not_fall(levels):
     with pytest.raises(ValueError, match="levels must fall"):
         hallucinate(logits_fn, *problem(4), levels=levels)
 

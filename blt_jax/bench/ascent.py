@@ -6,10 +6,10 @@ may need, without a loop.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +17,38 @@ import numpy as np
 
 from blt_jax.bench.timing import Arm, interleave, milliseconds, ratio
 from blt_jax.bench.workload import Workload
-from blt_jax.hallucination.ascent import LogitsFn, Options, Problem, start, update
-from blt_jax.hallucination.cascade import (
-    Hallucination,
-    choose_levels,
-    evaluations,
-    hallucinate,
+from blt_jax.hallucination.ascent import (
+    LogitsFn,
+    Options,
+    Problem,
+    Progress,
+    start,
+    update,
 )
+from blt_jax.hallucination.cascade import cascade, choose_levels
 from blt_jax.hallucination.targets import draw_targets, draw_thresholds
 from blt_jax.models.classifier import Model
 from blt_jax.training.augment import normalise
 
-_COLUMNS = ("images_uint8", "targets", "thresholds")
+FORMS = ("plain", "cascade", "unrolled")
+_ARRAYS = ("images_uint8", "targets", "thresholds")
 
 
-class AscentSeeds(NamedTuple):
-    """Seeds with all that their ascent depends on."""
-
-    images: jax.Array  # [K, H, W, 3] normalised float32
-    targets: jax.Array  # [K] int32
-    thresholds: jax.Array  # [K] float32
-
-
-def read_seeds(path: Path, workload: Workload) -> AscentSeeds:
+def read_seeds(path: Path, workload: Workload) -> Problem:
     """Seeds of an .npz file with images_uint8, targets and thresholds."""
     with np.load(path) as arrays:
-        missing = [name for name in _COLUMNS if name not in arrays]
+        missing = [name for name in _ARRAYS if name not in arrays]
         if missing:
             raise ValueError(f"{path} has no array {missing[0]!r}")
-        images, targets, thresholds = (arrays[name] for name in _COLUMNS)
-    return AscentSeeds(
+        images, targets, thresholds = (arrays[name] for name in _ARRAYS)
+    return Problem(
         normalise(jnp.asarray(images), workload.setup.normalisation),
         jnp.asarray(targets, jnp.int32),
         jnp.asarray(thresholds, jnp.float32),
     )
 
 
-def draw_seeds(workload: Workload, count: int) -> AscentSeeds:
+def draw_seeds(workload: Workload, count: int) -> Problem:
     """The first `count` seeds of stage 2 that have a confusing class.
 
     Cropped as in training; targets from the validation confusion.
@@ -76,7 +71,7 @@ def draw_seeds(workload: Workload, count: int) -> AscentSeeds:
     else:
         raise ValueError(f"--count {count}: stage 2 has only {len(images)} such seeds")
     uniform = jnp.asarray(random.random(count, np.float32))
-    return AscentSeeds(
+    return Problem(
         normalise(jnp.asarray(images[:count]), workload.setup.normalisation),
         jnp.asarray(targets[:count], jnp.int32),
         draw_thresholds(uniform, interval=interval),
@@ -85,7 +80,7 @@ def draw_seeds(workload: Workload, count: int) -> AscentSeeds:
 
 def ascent(
     workload: Workload,
-    seeds: AscentSeeds,
+    seeds: Problem,
     *,
     step_rules: Sequence[str],
     max_steps: Sequence[float],
@@ -112,15 +107,15 @@ def ascent(
                 "max_iterations": options.max_iterations,
                 "n": rounds,
                 **workload.columns,
-                "batch": len(seeds.targets),
-                "image_size": seeds.images.shape[1],
+                "batch": len(seeds.target),
+                "image_size": seeds.seed.shape[1],
             }
             for row in _forms(workload, seeds, options, rounds):
                 yield columns | row
 
 
 def _forms(
-    workload: Workload, seeds: AscentSeeds, options: Options, rounds: int
+    workload: Workload, seeds: Problem, options: Options, rounds: int
 ) -> Iterator[dict[str, Any]]:
     programs, compile_seconds = {}, {}
     weights = workload.params, workload.batch_stats
@@ -140,20 +135,12 @@ def _forms(
         )
 
     timed = interleave({form: arm(form) for form in FORMS}, rounds=rounds)
-    plain: Hallucination = timed["plain"].results[0]
+    plain: Progress = timed["plain"].results[0][0]
     for form in FORMS:
-        found: Hallucination = timed[form].results[0]
-        count = len(seeds.targets)
-        levels = choose_levels(count) if form == "cascade" else (count,)
-        needed = int(jnp.sum(found.iterations + 1))
-        done = (
-            count * (options.max_iterations + 1)
-            if form == "unrolled"
-            else int(evaluations(found.iterations, jnp.ones(count, bool), levels))
-        )
+        found, evaluations = timed[form].results[0]
         yield {
             "form": form,
-            "levels": list(levels),
+            "levels": list(_levels(form, seeds)),
             "ms": milliseconds(timed[form]),
             **ratio(timed[form], timed["plain"]),
             "mean_iterations": float(jnp.mean(found.iterations)),
@@ -161,65 +148,45 @@ def _forms(
                 found.iterations, minlength=options.max_iterations + 1
             ).tolist(),
             "reached": float(jnp.mean(found.reached)),
-            "evaluations": done,
-            "occupancy": done / needed,
+            "evaluations": int(evaluations),
+            "occupancy": float(evaluations / jnp.sum(found.iterations + 1)),
             "temporary_mb": _temporary_bytes(programs[form]) / 1e6,
             "compile_seconds": compile_seconds[form],
             "largest_difference_from_plain": float(
-                jnp.max(jnp.abs(found.images - plain.images))
+                jnp.max(jnp.abs(found.image - plain.image))
             ),
         }
 
 
 def _run(
-    form: str, model: Model, options: Options, weights: Any, seeds: AscentSeeds
-) -> Hallucination:
+    form: str, model: Model, options: Options, weights: Any, seeds: Problem
+) -> tuple[Progress, jax.Array]:
     params, batch_stats = weights
 
     def logits_fn(images: jax.Array) -> jax.Array:
         return model.apply_eval(params, batch_stats, images).logits
 
-    return FORMS[form](logits_fn, seeds, options)
+    if form == "unrolled":
+        return _unrolled(logits_fn, seeds, options)
+    valid = jnp.ones_like(seeds.target, bool)
+    return cascade(logits_fn, seeds, valid, options, _levels(form, seeds))
 
 
-def _loop(
-    logits_fn: LogitsFn, seeds: AscentSeeds, options: Options, *, plain: bool
-) -> Hallucination:
-    return hallucinate(
-        logits_fn,
-        *seeds,
-        step_rule=options.step_rule,
-        step_size=options.step_size,
-        max_iterations=options.max_iterations,
-        max_step=options.max_step,
-        max_norm=options.max_norm,
-        levels=(len(seeds.targets),) if plain else None,
-    )
+def _levels(form: str, seeds: Problem) -> tuple[int, ...]:
+    count = len(seeds.target)
+    return choose_levels(count) if form == "cascade" else (count,)
 
 
 def _unrolled(
-    logits_fn: LogitsFn, seeds: AscentSeeds, options: Options
-) -> Hallucination:
-    problem = Problem(*seeds)
-    progress = start(problem, jnp.ones_like(seeds.targets, bool), options)
-    for _ in range(options.max_iterations + 1):
+    logits_fn: LogitsFn, seeds: Problem, options: Options
+) -> tuple[Progress, jax.Array]:
+    progress = start(seeds, jnp.ones_like(seeds.target, bool), options)
+    turns = options.max_iterations + 1
+    for _ in range(turns):
         progress = jax.vmap(partial(update, logits_fn, options=options))(
-            problem, progress
+            seeds, progress
         )
-    return Hallucination(
-        progress.image,
-        progress.iterations,
-        progress.score,
-        progress.reached,
-        progress.finite,
-    )
-
-
-FORMS: dict[str, Callable[[LogitsFn, AscentSeeds, Options], Hallucination]] = {
-    "plain": partial(_loop, plain=True),
-    "cascade": partial(_loop, plain=False),
-    "unrolled": _unrolled,
-}
+    return progress, jnp.asarray(turns * len(seeds.target))
 
 
 def _temporary_bytes(program: Any) -> int:

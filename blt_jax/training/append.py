@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from blt_jax.hallucination.cascade import choose_levels, evaluations, hallucinate
+from blt_jax.hallucination.ascent import Options, Problem
+from blt_jax.hallucination.cascade import cascade, choose_levels
 from blt_jax.hallucination.targets import Confusion, draw_targets, draw_thresholds
 from blt_jax.models.classifier import Model
 from blt_jax.training.augment import Normalisation
@@ -68,6 +69,14 @@ def make_append(
     # Black and white in normalised units.
     mean, std = (jnp.asarray(part) for part in normalisation)
     pixel_range = (-mean / std, (1 - mean) / std)
+    ascent = Options(
+        step_rule=options.step_rule,
+        step_size=options.step_size,
+        max_iterations=options.max_iterations,
+        max_step=options.max_step,
+        max_norm=options.max_norm,
+        pixel_range=pixel_range if options.clip_to_pixel_range else None,
+    )
 
     def on_one_device(
         params: Any,
@@ -77,20 +86,13 @@ def make_append(
         targets: jax.Array,
         thresholds: jax.Array,
     ) -> tuple[Rows, dict[str, jax.Array]]:
-        levels = choose_levels(seeds.images.shape[0])
-        result = hallucinate(
+        problem = Problem(seeds.images, targets, thresholds)
+        result, evaluations = cascade(
             lambda images: model.apply_eval(params, batch_stats, images).logits,
-            seeds.images,
-            targets,
-            thresholds,
-            valid=seeds.valid,
-            step_rule=options.step_rule,
-            step_size=options.step_size,
-            max_iterations=options.max_iterations,
-            max_step=options.max_step,
-            max_norm=options.max_norm,
-            clip_to_pixel_range=pixel_range if options.clip_to_pixel_range else False,
-            levels=levels,
+            problem,
+            seeds.valid,
+            ascent,
+            choose_levels(len(targets)),
         )
         valid, early = seeds.valid, result.iterations < options.max_iterations
         sums = {
@@ -99,10 +101,10 @@ def make_append(
             "reached": jnp.sum(valid & result.reached),
             "non_finite": jnp.sum(valid & ~result.finite),
             "stopped_early": jnp.sum(valid & ~result.reached & early),
-            "evaluations": evaluations(result.iterations, valid, levels),
+            "evaluations": evaluations,
         }
         weights = jnp.where(valid, options.weight, 0).astype(rows.weights.dtype)
-        hard = Rows(result.images, seeds.labels, weights)
+        hard = Rows(jax.lax.stop_gradient(result.image), seeds.labels, weights)
         together = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, hard)
         return together, jax.tree.map(lambda total: total[None], sums)
 
