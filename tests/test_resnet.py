@@ -3,69 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import lax
 
-from blt_jax.models.resnet import BACKBONES, max_pool
-
-
-def windows(x):
-    """The 3x3 windows of stride 2 of x [n, h, w, c], padded by -inf."""
-    n, h, w, c = x.shape
-    padded = np.full((n, h + 2, w + 2, c), -np.inf)
-    padded[:, 1:-1, 1:-1] = x
-    out = np.empty((n, (h - 1) // 2 + 1, (w - 1) // 2 + 1, c, 9))
-    for i in range(out.shape[1]):
-        for j in range(out.shape[2]):
-            part = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
-            out[:, i, j] = part.reshape(n, 9, c).transpose(0, 2, 1)
-    return out
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2), (6, 9)])
-def test_max_pool_takes_the_maximum_of_each_window(size):
-    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), windows(x).max(axis=-1))
-
-
-def test_max_pool_gradient_goes_to_the_first_of_equals():
-    # Few different values: nearly every window has ties.
-    x = np.random.default_rng(1).integers(0, 3, size=(2, 7, 8, 3)).astype(np.float32)
-    weight = np.random.default_rng(2).integers(1, 9, size=(2, 4, 4, 3))
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(x) * weight))(jnp.asarray(x))
-    wanted = np.zeros((2, 9, 10, 3))
-    # argmax gives the first in row order, as PyTorch's loop over the window does.
-    for (n, i, j, c), tap in np.ndenumerate(windows(x).argmax(axis=-1)):
-        wanted[n, 2 * i + tap // 3, 2 * j + tap % 3, c] += weight[n, i, j, c]
-    np.testing.assert_array_equal(gradient, wanted[:, 1:-1, 1:-1])
-
-
-def test_max_pool_matches_torch_after_relu():
-    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
-    x = np.random.default_rng(3).normal(size=(2, 9, 6, 4)).round(1).astype(np.float32)
-    weight = np.random.default_rng(4).normal(size=(2, 5, 3, 4)).astype(np.float32)
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(nnx.relu(x)) * weight))(
-        jnp.asarray(x)
-    )
-    tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
-    pooled = torch.nn.functional.max_pool2d(tx.relu(), 3, 2, 1)
-    (pooled * torch.tensor(weight.transpose(0, 3, 1, 2))).sum().backward()
-    np.testing.assert_allclose(
-        gradient, tx.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-6, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("row, column", [(0, 0), (1, 1), (2, 3), (3, 2)])
-def test_max_pool_hides_no_nan(row, column):
-    x = jnp.ones((1, 4, 4, 1)).at[0, row, column, 0].set(jnp.nan)
-    wanted = lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        (1, 3, 3, 1),
-        (1, 2, 2, 1),
-        [(0, 0), (1, 1), (1, 1), (0, 0)],
-    )
-    np.testing.assert_array_equal(np.isnan(max_pool(x)), np.isnan(wanted))
+from blt_jax.models.flops import count_flops
+from blt_jax.models.resnet import BACKBONES, Bottleneck
 
 
 @pytest.mark.parametrize(
@@ -77,6 +17,8 @@ def test_max_pool_hides_no_nan(row, column):
         ("resnet10_narrow", (64, 64), 128, 325_968),
         ("resnet10_small", (8, 8), 128, 324_048),
         ("resnet10_small", (16, 16), 128, 324_048),
+        # 23,508,032, and 2048*512 + 512 at the end.
+        ("resnet50", (65, 64), 512, 24_557_120),
     ],
 )
 def test_backbones_take_any_size(name, size, features, parameters):
@@ -104,3 +46,56 @@ def test_initial_kernels_have_fan_out_variance():
     first, second = (np.asarray(c.kernel[...]) for c in (block.conv1, block.conv2))
     small = first.reshape(9, 64, 128)
     assert np.abs(small - second.reshape(9, 128, 128)[:, :64]).min(axis=0).max() > 0
+
+
+@pytest.mark.parametrize(
+    "name, parameters, gmacs",
+    [
+        # torchvision's published numbers less its last layer of 1000 classes:
+        # 11,689,512 less 513,000 and so on; multiply-adds of one 224 px image.
+        ("resnet18", 11_176_512, 1.814),
+        ("resnet34", 21_284_672, 3.664),
+        ("resnet50", 23_508_032, 4.089),
+        ("resnet101", 42_500_160, 7.801),
+        ("resnet152", 58_143_808, 11.514),
+    ],
+)
+def test_size_and_cost_are_the_published_ones(name, parameters, gmacs):
+    graph = nnx.eval_shape(lambda: BACKBONES[name](projection=False, rngs=nnx.Rngs(0)))
+    graph.eval()
+    definition, state = nnx.split(graph)
+    params = nnx.state(graph, nnx.Param)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    flops = count_flops(lambda s, x: nnx.merge(definition, s)(x), state, image)
+    last = 1000 * graph.num_features
+    assert flops / 2 + last == pytest.approx(gmacs * 1e9, rel=0.02)
+
+
+def test_bottlenecks_are_those_of_torchvision():
+    # Written out in PyTorch: 1x1, 3x3 with the stride, 1x1, and the shortcut.
+    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    block = Bottleneck(
+        8, 4, stride=2, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=getattr(block, name).kernel.shape).astype(np.float32) / 4
+        for name in ("conv1", "conv2", "conv3", "shortcut_conv")
+    }
+    for name, kernel in weights.items():
+        getattr(block, name).kernel[...] = jnp.asarray(kernel)
+    x = rng.normal(size=(3, 7, 6, 8)).astype(np.float32)
+
+    def conv_norm(x, name, stride):
+        kernel = torch.tensor(weights[name].transpose(3, 2, 0, 1))
+        pad = kernel.shape[-1] // 2
+        y = torch.nn.functional.conv2d(x, kernel, stride=stride, padding=pad)
+        return torch.nn.functional.batch_norm(y, None, None, training=True)
+
+    tx = torch.tensor(x.transpose(0, 3, 1, 2))
+    y = conv_norm(tx, "conv1", 1).relu()
+    y = conv_norm(conv_norm(y, "conv2", 2).relu(), "conv3", 1)
+    wanted = (y + conv_norm(tx, "shortcut_conv", 2)).relu().numpy()
+    found = block(jnp.asarray(x), None)
+    np.testing.assert_allclose(found, wanted.transpose(0, 2, 3, 1), atol=1e-4)

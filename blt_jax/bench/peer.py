@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from blt_jax.models.classifier import Model
-from blt_jax.models.resnet import BACKBONES, ResNet
+from blt_jax.models.resnet import BACKBONES, BasicBlock, Bottleneck, ResNet
 from blt_jax.training.augment import Normalisation
 
 try:
@@ -27,44 +27,43 @@ VERSION = torch.__version__
 DTYPE = "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-class _BasicBlock(nn.Module):
-    def __init__(self, in_features: int, features: int, stride: int):
+class _Block(nn.Module):
+    """A residual block of the same convolutions as ours, under the same names."""
+
+    def __init__(self, block: BasicBlock | Bottleneck):
         super().__init__()
-        self.conv1 = _conv(in_features, features, 3, stride)
-        self.norm1 = nn.BatchNorm2d(features)
-        self.conv2 = _conv(features, features, 3, 1)
-        self.norm2 = nn.BatchNorm2d(features)
-        if stride != 1 or in_features != features:
-            self.shortcut_conv = _conv(in_features, features, 1, stride)
-            self.shortcut_norm = nn.BatchNorm2d(features)
+        self.depth = len(block.convolutions()) - block.projected
+        for number in range(1, self.depth + 1):
+            conv = _conv(getattr(block, f"conv{number}"))
+            setattr(self, f"conv{number}", conv)
+            setattr(self, f"norm{number}", nn.BatchNorm2d(conv.out_channels))
+        if block.projected:
+            self.shortcut_conv = _conv(block.shortcut_conv)
+            self.shortcut_norm = nn.BatchNorm2d(self.shortcut_conv.out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.norm1(self.conv1(x)))
-        y = self.norm2(self.conv2(y))
+        y = x
+        for number in range(1, self.depth + 1):
+            y = getattr(self, f"norm{number}")(getattr(self, f"conv{number}")(y))
+            y = torch.relu(y) if number < self.depth else y
         if hasattr(self, "shortcut_conv"):
             x = self.shortcut_norm(self.shortcut_conv(x))
         return torch.relu(x + y)
 
 
 class _Classifier(nn.Module):
-    """ResNet of basic blocks with a squashing-cosine head, named as ours."""
+    """ResNet with a squashing-cosine head, named as ours."""
 
     def __init__(self, backbone: ResNet, num_classes: int, alpha: float, beta: float):
         super().__init__()
-        width, small = backbone.stem_conv.out_features, backbone.small_images
-        self.alpha, self.beta, self.small = alpha, beta, small
-        self.stem_conv = _conv(3, width, 3 if small else 7, 1 if small else 2)
-        self.stem_norm = nn.BatchNorm2d(width)
-        self.blocks = nn.ModuleDict()
-        for name in backbone.block_names:
-            conv = backbone.blocks[name].conv1
-            strides: Any = conv.strides
-            stride = strides if isinstance(strides, int) else strides[0]
-            self.blocks[name] = _BasicBlock(conv.in_features, conv.out_features, stride)
-        features = backbone.num_features
-        self.projection = (
-            nn.Linear(features, features) if backbone.projection is not None else None
+        self.alpha, self.beta, self.small = alpha, beta, backbone.small_images
+        self.stem_conv = _conv(backbone.stem_conv)
+        self.stem_norm = nn.BatchNorm2d(self.stem_conv.out_channels)
+        self.blocks = nn.ModuleDict(
+            {name: _Block(backbone.blocks[name]) for name in backbone.block_names}
         )
+        ours, features = backbone.projection, backbone.num_features
+        self.projection = nn.Linear(ours.in_features, features) if ours else None
         self.kernel = nn.Parameter(torch.empty(num_classes, features))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -81,8 +80,14 @@ class _Classifier(nn.Module):
         return self.alpha / (self.beta + norm) * (x @ kernel.T)
 
 
-def _conv(in_features: int, features: int, size: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(in_features, features, size, stride, size // 2, bias=False)
+def _conv(conv: nnx.Conv) -> nn.Conv2d:
+    """The same convolution; ours have square kernels and "same" padding."""
+    strides: Any = conv.strides
+    size: Any = conv.kernel_size
+    stride = strides if isinstance(strides, int) else strides[0]
+    return nn.Conv2d(
+        conv.in_features, conv.out_features, size[0], stride, size[0] // 2, bias=False
+    )
 
 
 def make_torch_step(

@@ -1,8 +1,9 @@
-"""Residual networks of basic blocks, after He et al. 2016 (arXiv:1512.03385).
+"""Residual networks, after He et al. 2016 (arXiv:1512.03385).
 
-Layers and their order are those of the paper's ResNet-10, so that its weights can
-be read (`importers`): explicit padding, one block a stage, and an added layer
-"fc_add" after the pooling. Global average pooling takes any image size.
+Layers and their order are those of the released code and of torchvision, so that their
+weights can be read (`importers`): explicit padding, a bottleneck's stride in its 3x3
+convolution, and an added layer "fc_add" after the pooling. Global average pooling
+takes any image size.
 """
 
 import itertools
@@ -17,59 +18,84 @@ from jax.typing import DTypeLike
 from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.convolution import convolution
 from blt_jax.models.heads import uniform_fan_in
+from blt_jax.models.pooling import max_pool
+
+_PROJECTED = 512  # features after "fc_add", at most
 
 
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and a shortcut, projected where the shape changes."""
+class _Block(nnx.Module):
+    """Convolutions and a shortcut around them, projected where the shape changes."""
 
-    def __init__(
-        self,
-        in_features: int,
-        features: int,
-        *,
-        stride: int,
-        dtype: DTypeLike,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
+    expansion: int  # channels of the result for each of `features`
+
+    def __init__(self, in_features: int, out: int, *, stride: int, **types: Any):
+        self.projected = stride != 1 or in_features != out
+        if self.projected:
+            self.shortcut_conv = _conv(in_features, out, size=1, stride=stride, **types)
+            self.shortcut_norm = BatchNorm(out, **types)
+
+    def convolutions(self) -> list[nnx.Conv]:
+        """List the block's convolutions."""
+        names = ("conv1", "conv2", "conv3", "shortcut_conv")
+        return [getattr(self, name) for name in names if hasattr(self, name)]
+
+    def shortcut(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """The block's input in the shape of its result."""
+        if not self.projected:
+            return x
+        return self.shortcut_norm.normalise(self.shortcut_conv(x), mask)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, in_features: int, features: int, *, stride: int, **types: Any):
+        super().__init__(in_features, features, stride=stride, **types)
         self.conv1 = _conv(in_features, features, size=3, stride=stride, **types)
         self.norm1 = BatchNorm(features, **types)
         self.conv2 = _conv(features, features, size=3, stride=1, **types)
         self.norm2 = BatchNorm(features, **types)
-        self.projected = stride != 1 or in_features != features
-        if self.projected:
-            self.shortcut_conv = _conv(
-                in_features, features, size=1, stride=stride, **types
-            )
-            self.shortcut_norm = BatchNorm(features, **types)
-
-    def convolutions(self) -> list[nnx.Conv]:
-        """List the block's convolutions."""
-        shortcut = [self.shortcut_conv] if self.projected else []
-        return [self.conv1, self.conv2, *shortcut]
 
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Map [n, h, w, c] to [n, ceil(h / stride), ceil(w / stride), features]."""
         y = nnx.relu(self.norm1.normalise(self.conv1(x), mask))
         y = self.norm2.normalise(self.conv2(y), mask)
-        if self.projected:
-            x = self.shortcut_norm.normalise(self.shortcut_conv(x), mask)
-        return nnx.relu(x + y)
+        return nnx.relu(self.shortcut(x, mask) + y)
+
+
+class Bottleneck(_Block):
+    """A 3x3 convolution between 1x1 ones, the last with four times the channels."""
+
+    expansion = 4
+
+    def __init__(self, in_features: int, features: int, *, stride: int, **types: Any):
+        super().__init__(in_features, 4 * features, stride=stride, **types)
+        self.conv1 = _conv(in_features, features, size=1, stride=1, **types)
+        self.norm1 = BatchNorm(features, **types)
+        self.conv2 = _conv(features, features, size=3, stride=stride, **types)
+        self.norm2 = BatchNorm(features, **types)
+        self.conv3 = _conv(features, 4 * features, size=1, stride=1, **types)
+        self.norm3 = BatchNorm(4 * features, **types)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Map [n, h, w, c] to [n, ceil(h / stride), ceil(w / stride), 4 features]."""
+        y = nnx.relu(self.norm1.normalise(self.conv1(x), mask))
+        y = nnx.relu(self.norm2.normalise(self.conv2(y), mask))
+        y = self.norm3.normalise(self.conv3(y), mask)
+        return nnx.relu(self.shortcut(x, mask) + y)
 
 
 class ResNet(nnx.Module):
-    """Stem, stages of basic blocks, average pooling, optional projection."""
+    """Stem, stages of blocks, average pooling, optional projection."""
 
     def __init__(
         self,
         stage_sizes: tuple[int, ...],
         width: int,
         *,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
         small_images: bool = False,
         projection: bool = True,
         dtype: DTypeLike = jnp.float32,
@@ -83,7 +109,8 @@ class ResNet(nnx.Module):
           width: channels of the first stage; each further stage has twice as many.
           small_images: a 3x3 stem of stride 1 without max-pooling, in place of
             7x7 of stride 2 and max-pooling, which shrink an image by 4.
-          projection: a last linear layer with ReLU that keeps the width ("fc_add").
+          block: what the stages are made of.
+          projection: a last linear layer with ReLU to at most 512 features ("fc_add").
           dtype: of the convolutions; weights are cast to it.
           param_dtype: of weights and of batch normalisation as a whole.
           rngs: source of the initial weights.
@@ -115,21 +142,21 @@ class ResNet(nnx.Module):
         for name in self.block_names:
             stage = int(name[len("stage") : name.index("_")])
             first = name.endswith("_block1")
-            out = width * 2 ** (stage - 1)
-            blocks[name] = BasicBlock(
-                features, out, stride=2 if first and stage > 1 else 1, **types
+            channels = width * 2 ** (stage - 1)
+            blocks[name] = block(
+                features, channels, stride=2 if first and stage > 1 else 1, **types
             )
-            features = out
+            features = block.expansion * channels
         self.blocks = nnx.Dict(blocks)
         convolutions = [self.stem_conv]
-        for block in blocks.values():
-            convolutions += block.convolutions()
+        for one in blocks.values():
+            convolutions += one.convolutions()
         _draw_kernels(convolutions, rngs.params())
-        self.num_features = features
+        self.num_features = min(features, _PROJECTED) if projection else features
         self.projection = (
             nnx.Linear(
                 features,
-                features,
+                self.num_features,
                 kernel_init=uniform_fan_in,
                 bias_init=lambda key, shape, dtype: uniform_fan_in(
                     key, shape, dtype, fan_in=features
@@ -173,39 +200,41 @@ def resnet10_small(**options: Any) -> ResNet:
     return ResNet((1, 1, 1, 1), 16, small_images=True, **options)
 
 
+def resnet18(**options: Any) -> ResNet:
+    """ResNet-18."""
+    return ResNet((2, 2, 2, 2), 64, **options)
+
+
+def resnet34(**options: Any) -> ResNet:
+    """ResNet-34, the paper's backbone for iNaturalist 2018."""
+    return ResNet((3, 4, 6, 3), 64, **options)
+
+
+def resnet50(**options: Any) -> ResNet:
+    """ResNet-50: the blocks of ResNet-34 as bottlenecks."""
+    return ResNet((3, 4, 6, 3), 64, block=Bottleneck, **options)
+
+
+def resnet101(**options: Any) -> ResNet:
+    """ResNet-101."""
+    return ResNet((3, 4, 23, 3), 64, block=Bottleneck, **options)
+
+
+def resnet152(**options: Any) -> ResNet:
+    """ResNet-152."""
+    return ResNet((3, 8, 36, 3), 64, block=Bottleneck, **options)
+
+
 BACKBONES = {
     "resnet10": resnet10,
     "resnet10_narrow": resnet10_narrow,
     "resnet10_small": resnet10_small,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+    "resnet152": resnet152,
 }
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 windows, stride 2, padding 1, of x [n, h, w, c].
-
-    The first of several equal values takes the gradient, as in PyTorch. Slices and
-    selects, because the gradient of `lax.reduce_window` (select-and-scatter) is
-    many times slower on CPU and no faster elsewhere.
-    """
-    return _max_of_three(_max_of_three(x, axis=2), axis=1)
-
-
-def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
-    size = x.shape[axis]
-    out = (size - 1) // 2 + 1
-    pads = [(0, 0)] * x.ndim
-    pads[axis] = (1, 1)
-    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-    first, second, third = (
-        jax.lax.slice_in_dim(padded, start, start + 2 * out - 1, 2, axis)
-        for start in range(3)
-    )
-    return _larger(_larger(first, second), third)
-
-
-def _larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Not jnp.maximum, which halves the gradient between equals; NaN goes through.
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)
 
 
 def _draw_kernels(convolutions: list[nnx.Conv], key: jax.Array) -> None:

@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from blt_jax.models.pooling import max_pool
+
+
+def windows(x):
+    """The 3x3 windows of stride 2 of x [n, h, w, c], padded by -inf."""
+    n, h, w, c = x.shape
+    padded = np.full((n, h + 2, w + 2, c), -np.inf)
+    padded[:, 1:-1, 1:-1] = x
+    out = np.empty((n, (h - 1) // 2 + 1, (w - 1) // 2 + 1, c, 9))
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            part = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            out[:, i, j] = part.reshape(n, 9, c).transpose(0, 2, 1)
+    return out
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2), (6, 9)])
+def test_max_pool_takes_the_maximum_of_each_window(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), windows(x).max(axis=-1))
+
+
+def test_max_pool_gradient_goes_to_the_first_of_equals():
+    # Few different values: nearly every window has ties.
+    x = np.random.default_rng(1).integers(0, 3, size=(2, 7, 8, 3)).astype(np.float32)
+    weight = np.random.default_rng(2).integers(1, 9, size=(2, 4, 4, 3))
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x) * weight))(jnp.asarray(x))
+    wanted = np.zeros((2, 9, 10, 3))
+    # argmax gives the first in row order, as PyTorch's loop over the window does.
+    for (n, i, j, c), tap in np.ndenumerate(windows(x).argmax(axis=-1)):
+        wanted[n, 2 * i + tap // 3, 2 * j + tap % 3, c] += weight[n, i, j, c]
+    np.testing.assert_array_equal(gradient, wanted[:, 1:-1, 1:-1])
+
+
+def test_max_pool_matches_torch_after_relu():
+    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    x = np.random.default_rng(3).normal(size=(2, 9, 6, 4)).round(1).astype(np.float32)
+    weight = np.random.default_rng(4).normal(size=(2, 5, 3, 4)).astype(np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(nnx.relu(x)) * weight))(
+        jnp.asarray(x)
+    )
+    tx = torch.tensor(x.transpose(0, 3, 1, 2), requires_grad=True)
+    pooled = torch.nn.functional.max_pool2d(tx.relu(), 3, 2, 1)
+    (pooled * torch.tensor(weight.transpose(0, 3, 1, 2))).sum().backward()
+    np.testing.assert_allclose(
+        gradient, tx.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("row, column", [(0, 0), (1, 1), (2, 3), (3, 2)])
+def test_max_pool_hides_no_nan(row, column):
+    x = jnp.ones((1, 4, 4, 1)).at[0, row, column, 0].set(jnp.nan)
+    wanted = lax.reduce_window(
+        x,
+        -jnp.inf,
+        lax.max,
+        (1, 3, 3, 1),
+        (1, 2, 2, 1),
+        [(0, 0), (1, 1), (1, 1), (0, 0)],
+    )
+    np.testing.assert_array_equal(np.isnan(max_pool(x)), np.isnan(wanted))
