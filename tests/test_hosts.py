@@ -42,8 +42,12 @@ from blt_jax.config import load_config
 from blt_jax.training.mesh import put_replicated
 from blt_jax.training.run import train
 from blt_jax.training.setup import evaluate_split
+from blt_jax.training.stages import make_plan, make_stage
 
 setup = train(load_config(config_file), Path(workdir))
+batches = make_stage(setup, "stage2", make_plan(setup, "stage2")).batches(0)
+records = [[b["record"].tolist(), b["seed_record"].tolist()] for b in batches]
+Path(workdir, f"records{process}.json").write_text(json.dumps(records))
 model = put_replicated(setup.model.init(jax.random.key(0)), setup.mesh)
 predictions = {}
 for n in (1, 31, 33):
@@ -113,6 +117,16 @@ def test_two_hosts_train_and_evaluate_as_one(tmp_path: Path):
         [row["loss"] for row in theirs[:5]],
         rtol=1e-4,
     )
+    # The hosts' parts of each step make up the batch and the slots of one host.
+    whole = json.loads((alone / "records0.json").read_text())
+    parts = [
+        json.loads((together / f"records{process}.json").read_text())
+        for process in range(2)
+    ]
+    assert len(whole) == mine[-1]["total_steps"]
+    for step, (records, seeds) in enumerate(whole):
+        for number, expected in enumerate((records, seeds)):
+            assert parts[0][step][number] + parts[1][step][number] == expected
     # Every host saw every answer, whether its own share had images or only padding.
     expected = json.loads((alone / "predictions0.json").read_text())
     for process in range(2):
