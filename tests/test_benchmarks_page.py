@@ -1,0 +1,83 @@
+"""Tables of measurements: worked by hand, and the page against its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from blt_jax.reports.benchmarks import fill_page, format_benchmark, main
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+
+
+def step_document(**row):
+    ms = {"median": 40.04, "q1": 39.0, "q3": 1234.5}
+    whole = {
+        "library": "blt_jax",
+        "n": 7,
+        "backbone": "resnet10",
+        "image_size": 64,
+        "batch": 256,
+        "dtype": "float32",
+        "ms": ms,
+        "images_per_second": 6393.6,
+        "ratio": 1.254,
+        "ratio_q1": 1.2,
+        "ratio_q3": 1.3,
+        "tie": False,
+        "compile_seconds": 2.04,
+    }
+    return {
+        "command": "blt-jax bench step --out x.json",
+        "device": "CPU: something, 2 cores",
+        "versions": {"jax": "0.11.0", "torch": None},
+        "rows": [whole | row],
+    }
+
+
+def test_a_row_by_hand():
+    text = format_benchmark(step_document())
+    row = (
+        "| blt_jax | resnet10 | 64 | 256 | float32 | 40.0 (39.0-1234.5) | 6394 "
+        "| 1.25 (1.20-1.30) | 2.0 |"
+    )
+    lines = text.splitlines()
+    assert lines[0] == "`blt-jax bench step --out x.json`"
+    assert lines[2] == "CPU: something, 2 cores; jax 0.11.0; n = 7."
+    assert lines[-1] == row
+    assert lines[-3].count("|") == lines[-2].count("|") == row.count("|")
+
+
+def test_ties_failures_and_gaps_are_told():
+    assert "1.25 (1.20-1.30), tie" in format_benchmark(step_document(tie=True))
+    document = step_document(compile_seconds=None, failed="no compiler", n=0)
+    for gone in ("ms", "ratio", "images_per_second"):
+        del document["rows"][0][gone]
+    row = format_benchmark(document).splitlines()[-1]
+    assert row.endswith("| float32 | - | - | no compiler | - |")
+
+
+def test_another_command_has_no_table():
+    with pytest.raises(ValueError, match="known are overhead, ascent, step, scaling"):
+        format_benchmark(step_document() | {"command": "blt-jax train"})
+
+
+def test_only_the_blocks_of_a_page_are_filled(tmp_path, capsys):
+    (tmp_path / "a.json").write_text(json.dumps(step_document()))
+    page = tmp_path / "page.md"
+    page.write_text("one\n<!-- table: a.json -->\nold\n<!-- end -->\ntwo\n")
+    assert main([str(page), "--check"]) == 1
+    assert main([str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("one\n<!-- table: a.json -->\n`blt-jax bench step")
+    assert text.endswith("|\n<!-- end -->\ntwo\n") and "old" not in text
+    assert main([str(page), "--check"]) == 0
+    (tmp_path / "a.json").write_text("{}")
+    assert main([str(page)]) == 2
+    assert "a.json: not a file of `bench`" in capsys.readouterr().err
+
+
+def test_the_page_of_this_project_is_made_from_its_files():
+    assert fill_page(PAGE) == PAGE.read_text()
+    blocks = PAGE.read_text().count("<!-- table: ")
+    assert blocks and blocks == len(list(PAGE.parents[1].glob("benchmarks/results/*")))
