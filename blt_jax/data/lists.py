@@ -1,8 +1,9 @@
 """List files of the field: one `relative/path label` a line (OLTR and successors)."""
 
+import gzip
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import zlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -43,24 +44,14 @@ def read_list(
     paths: list[str] = []
     labels: list[int] = []
     missing: list[tuple[int, str]] = []
-    for number, line in enumerate(_read_lines(path, "list"), 1):
-        if not line or line.isspace():
-            continue
-        where = f"{os.fspath(path)}:{number}"
-        parts = line.rsplit(None, 1)
-        if len(parts) != 2:
-            raise ValueError(
-                f"{where}: {line.strip()!r} is not a path and a label; write "
-                "'relative/path label'"
-            )
-        name, text = parts
-        labels.append(_parse_label(text, num_classes, where))
+    for number, name, label in _entries(path, num_classes):
         problem = checker.problem(name)
         if problem == _MISSING:
             missing.append((number, name))
         elif problem is not None:
-            raise ValueError(f"{where}: {problem}")
+            raise ValueError(f"{os.fspath(path)}:{number}: {problem}")
         paths.append(name)
+        labels.append(label)
     if missing:
         number, name = missing[0]
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -81,6 +72,31 @@ def read_list(
                 "anew or add images"
             )
     return paths, result
+
+
+def parse_list(
+    path: str | os.PathLike[str], *, num_classes: int | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Read a list file whose images need not be there; `.gz` is unpacked.
+
+    Paths must be relative, without "..". The rest is as in `read_list`.
+
+    Returns:
+      relative paths [N] and labels [N] int32.
+    """
+    paths: list[str] = []
+    labels: list[int] = []
+    for number, name, label in _entries(path, num_classes):
+        if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+            raise ValueError(
+                f"{os.fspath(path)}:{number}: {name!r} is not a path below a folder; "
+                "paths must be relative, without '..'"
+            )
+        paths.append(name)
+        labels.append(label)
+    if not paths:
+        raise ValueError(f"{os.fspath(path)}: the list is empty")
+    return paths, np.array(labels, np.int32)
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -195,10 +211,29 @@ class _Checker:
         return problem
 
 
+def _entries(
+    path: str | os.PathLike[str], num_classes: int | None
+) -> Iterator[tuple[int, str, int]]:
+    """Yield line number, path and label of each line that is not blank."""
+    for number, line in enumerate(_read_lines(path, "list"), 1):
+        if not line or line.isspace():
+            continue
+        parts = line.rsplit(None, 1)
+        if len(parts) != 2:
+            raise ValueError(
+                f"{os.fspath(path)}:{number}: {line.strip()!r} is not a path and a "
+                "label; write 'relative/path label'"
+            )
+        name, text = parts
+        yield number, name, _parse_label(text, num_classes, path, number)
+
+
 def _read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
+    opened = gzip.open if os.fspath(path).endswith(".gz") else open
     try:
         # Universal newlines; utf-8-sig drops a byte order mark.
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            text = file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{os.fspath(path)}: no such {what} file") from None
     except IsADirectoryError:
@@ -208,23 +243,31 @@ def _read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
         raise ValueError(
             f"{os.fspath(path)}:{line}: not UTF-8 text; save the file as UTF-8"
         ) from None
+    except (gzip.BadGzipFile, zlib.error, EOFError):
+        raise ValueError(
+            f"{os.fspath(path)}: not a whole gzip file; fetch it again"
+        ) from None
     lines = text.split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
 
 
-def _parse_label(text: str, num_classes: int | None, where: str) -> int:
+def _parse_label(
+    text: str, num_classes: int | None, path: str | os.PathLike[str], number: int
+) -> int:
     try:
         label = int(text)
     except ValueError:
         raise ValueError(
-            f"{where}: label {text!r} is not a whole number; write "
+            f"{os.fspath(path)}:{number}: label {text!r} is not a whole number; write "
             "'relative/path label'"
         ) from None
     if label < 0 or (num_classes is not None and label >= num_classes):
         most = "" if num_classes is None else f" and below {num_classes} classes"
-        raise ValueError(f"{where}: label {label} must be at least 0{most}")
+        raise ValueError(
+            f"{os.fspath(path)}:{number}: label {label} must be at least 0{most}"
+        )
     return label
 
 

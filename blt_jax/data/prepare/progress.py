@@ -1,0 +1,55 @@
+"""How far a long task is, on stderr: share, rate and remaining time."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+SECONDS_BETWEEN = 5.0
+
+
+class Progress:
+    """A line now and then: `images: 1200/5000 (24 %), 310/s, 12 s left`.
+
+    clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._what = what
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._start = self._last = clock()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell that `done` of `total` items are finished."""
+        now = self._clock()
+        if self._first is None:
+            # What an earlier run has done says nothing of the speed of this one.
+            self._first, self._start = done, now
+        if now - self._last < SECONDS_BETWEEN and done < total:
+            return
+        if done >= total and self._last == self._start:
+            return  # short tasks say nothing
+        self._last = now
+        speed = (done - self._first) / max(now - self._start, 1e-9)
+        left = f"{duration((total - done) / speed)} left" if speed > 0 else ""
+        print(
+            f"{self._what}: {done}/{total} ({100 * done // max(total, 1)} %), "
+            f"{speed:.0f}/s, {left or 'waiting'}",
+            file=self._stream,
+            flush=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them: "12 s", "4 min", "2.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
