@@ -187,7 +187,13 @@ def test_nothing_in_a_pickle_is_executed(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no pickle", pickle.dumps({"a": [1] * 50}, 2)[:-20], b"\x80\x02u.", b"h\x01."],
+    [
+        b"",
+        b"no pickle",
+        pickle.dumps({"a": [1] * 50}, 2)[:-20],
+        b"\x80\x02u.",
+        b"h\x01.",
+    ],
 )
 def test_refuses_what_is_no_plain_pickle(content):
     with pytest.raises(ValueError, match=re.escape("batch_1: ")) as caught:

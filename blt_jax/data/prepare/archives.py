@@ -4,6 +4,8 @@ No member's name ever becomes a place on the disk: callers choose the place. Nam
 checked all the same, for an archive with a hostile name is not what the site ships.
 """
 
+import gzip
+import lzma
 import os
 import stat
 import tarfile
@@ -88,13 +90,16 @@ class Archive:
 
         It may be called by several threads at once, at any time, in any order.
         """
-        # Opened once: the directory of a zip file is long.
-        opened = zipfile.ZipFile(self.path) if self.is_zip() else None
+        opened, stored = None, {}
+        if self.is_zip():
+            # Opened once: the directory of a zip file is long.
+            opened = zipfile.ZipFile(self.path)
+            stored = {self._checked(e.filename): e for e in opened.infolist()}
 
         def read(member: Member) -> bytes:
             with self._plain_errors():
                 if opened is not None:
-                    return opened.read(member.name)
+                    return opened.read(stored[member.name])
                 # A file of its own for each call: no position is shared.
                 with open(self.path, "rb") as file:
                     file.seek(member.offset or 0)
@@ -133,8 +138,9 @@ class Archive:
         self._check_size(name, entry.size, self.limits.member)
 
         def read() -> bytes:
-            file = tar.extractfile(entry)
-            content = b"" if file is None else file.read(entry.size)
+            with self._plain_errors():
+                file = tar.extractfile(entry)
+                content = b"" if file is None else file.read(entry.size)
             if len(content) != entry.size:
                 raise ValueError(f"{self.path}: {name!r} is cut short; fetch it again")
             return content
@@ -157,7 +163,8 @@ class Archive:
                 self._check_size(name, entry.file_size, self.limits.member)
 
                 def read(entry: zipfile.ZipInfo = entry) -> bytes:
-                    return archive.read(entry)
+                    with self._plain_errors():
+                        return archive.read(entry)
 
                 yield Member(name, entry.file_size, None, read)
 
@@ -202,12 +209,16 @@ class Archive:
         except (
             tarfile.TarError,
             zipfile.BadZipFile,
+            gzip.BadGzipFile,
+            lzma.LZMAError,
             zlib.error,
             EOFError,
             NotImplementedError,
         ) as error:
+            # The message may have a line for each kind of archive that was tried.
+            reason = str(error).split("\n")[0].rstrip(":")
             raise ValueError(
-                f"{self.path}: damaged, cut short or no tar or zip archive ({error}); "
+                f"{self.path}: damaged, cut short or no tar or zip archive ({reason}); "
                 "fetch it again"
             ) from None
         except KeyError:

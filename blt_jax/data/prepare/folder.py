@@ -1,12 +1,11 @@
 """A person's own class folders: held-out images, and a long tail where wanted."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from blt_jax.data.folders import read_folder
+from blt_jax.data.folders import class_folders, read_folder
 from blt_jax.data.lists import read_class_names
 from blt_jax.data.prepare.holdout import take_out
 from blt_jax.data.prepare.images import FolderImages
@@ -25,7 +24,8 @@ def folder(
 ) -> Selection:
     """Any folder of class folders, or of train/, val/ and test/ with class folders.
 
-    sources: one folder. Classes are its folders, in natural order.
+    sources: one folder. Classes are its folders, in natural order,
+      or in that of a file `classes.txt` in it (`id<TAB>name`, the id is the folder).
     val_per_class, test_per_class: images of each class held out of training for a split
       that has no folder of its own.
     profile: "exponential" or "step" thins out what is left for training, by
@@ -37,7 +37,9 @@ def folder(
     per_class = {"val": val_per_class, "test": test_per_class}
     own = [name for name in SPLITS if (root / name).is_dir()]
     listings: dict[str, Listing] = {}
-    pool, names = _listing(root, "train" if "train" in own else "", None)
+    start = "train" if "train" in own else ""
+    ids, names = _known_classes(root, class_folders(root / start))
+    pool = _listing(root, start, ids, every_class=True)
     for name, count in per_class.items():
         if "train" in own and name in own:
             if count:
@@ -45,7 +47,7 @@ def folder(
                     f"--{name}_per_class: {root / name} is that split already; leave "
                     "the option out, or remove the folder"
                 )
-            listings[name], _ = _listing(root, name, names)
+            listings[name] = _listing(root, name, ids)
             continue
         if not count and name == "val":
             raise ValueError(
@@ -68,7 +70,6 @@ def folder(
         indices = long_tailed_indices(pool.labels, counts, seed=seed)
         pool, facts = _select(pool, indices), {"index_sha256": index_hash(indices)}
     listings["train"] = pool
-    ids, names = _known_names(root, names)
     return Selection(
         class_ids=ids,
         class_names=names,
@@ -81,13 +82,11 @@ def folder(
 
 
 def _listing(
-    root: Path, split: str, names: Sequence[str] | None
-) -> tuple[Listing, tuple[str, ...]]:
-    paths, labels, names = read_folder(
-        root / split if split else root, names, every_class=names is None
-    )
+    root: Path, split: str, ids: tuple[str, ...], *, every_class: bool = False
+) -> Listing:
+    paths, labels, _ = read_folder(root / split, ids, every_class=every_class)
     relative = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    return Listing(relative, labels), names
+    return Listing(relative, labels)
 
 
 def _select(listing: Listing, indices: np.ndarray) -> Listing:
@@ -96,15 +95,19 @@ def _select(listing: Listing, indices: np.ndarray) -> Listing:
     )
 
 
-def _known_names(
+def _known_classes(
     root: Path, folders: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return ids and names: those of `classes.txt` where its ids are the folders."""
+    """Return ids and names in label order.
+
+    Those of `classes.txt` (lines `id<TAB>name`) where its ids are the folders, else the
+    folders in natural order.
+    """
     path = root / "classes.txt"
     if path.is_file():
         names = read_class_names(path)
         lines = path.read_text("utf-8-sig").split("\n")
         ids = tuple(line.split("\t")[0].strip() for line in lines if line.strip())
-        if ids == folders:
+        if sorted(ids) == sorted(folders):
             return ids, names
     return folders, folders
