@@ -345,7 +345,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
         "  tiny_imagenet_lt tiny-imagenet-200.zip or its folder\n"
         "  folder           class folders, or train/, val/, test/ of them\n\n"
         "  blt-jax prepare folder --source photos --out data/x --val_per_class 10\n"
-        "  blt-jax prepare cifar10_lt --source cifar-10-binary.tar.gz --out data/c10\n\n"
+        "  blt-jax prepare cifar10_lt --source cifar-10-binary.tar.gz --out data/y\n\n"
         "Nothing is copied from a folder. The same command resumes."
     )
     parser.add_argument(

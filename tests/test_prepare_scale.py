@@ -86,11 +86,15 @@ def measure(name: str, body: str, **values: object) -> None:
 def tail(classes: int, largest: int, smallest: int, total: int) -> np.ndarray:
     """Return falling class counts with exactly these ends and this sum."""
     position = np.linspace(0, 1, classes)
+
+    def at(steep: float) -> np.ndarray:
+        return smallest + ((largest - smallest) * (1 - position) ** steep).astype(int)
+
     low, high = 0.0, 1000.0
     for _ in range(60):
-        steep = (low + high) / 2
-        counts = smallest + ((largest - smallest) * (1 - position) ** steep).astype(int)
-        low, high = (steep, high) if counts.sum() > total else (low, steep)
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle).sum() > total else (low, middle)
+    counts = at(high)
     counts[1 : 1 + total - counts.sum()] += 1
     assert (counts.sum(), counts[0], counts[-1]) == (total, largest, smallest)
     return counts

@@ -29,19 +29,32 @@ class Limits(NamedTuple):
     total: int = 2048 * _GIB
 
 
-class Member(NamedTuple):
-    """A regular file in an archive.
+class Place(NamedTuple):
+    """Where a regular file is in an archive.
 
     name: relative path with "/"; of a file in an inner archive "INNER/NAME".
     size: bytes when unpacked.
     offset: where its bytes start in the file of the archive; None: compressed.
-    read: its bytes; only until the next member is asked for.
     """
 
     name: str
     size: int
     offset: int | None
+
+
+class Member(NamedTuple):
+    """A regular file in an archive, while the archive is gone through.
+
+    read: its bytes; only until the next member is asked for.
+    """
+
+    place: Place
     read: Callable[[], bytes]
+
+    @property
+    def name(self) -> str:
+        """Relative path."""
+        return self.place.name
 
 
 DEFAULT_LIMITS = Limits()
@@ -77,7 +90,7 @@ class Archive:
         with self._plain_errors():
             walk = self._zip_members() if self.is_zip() else self._tar_members()
             for member in walk:
-                total += member.size
+                total += member.place.size
                 if total > self.limits.total:
                     raise ValueError(
                         f"{self.path}: more than {self.limits.total} bytes when "
@@ -85,8 +98,8 @@ class Archive:
                     )
                 yield member
 
-    def reader(self) -> Callable[[Member], bytes]:
-        """Return a function that reads a member of an archive with random access.
+    def reader(self) -> Callable[[Place], bytes]:
+        """Return a function that reads a file of an archive with random access.
 
         It may be called by several threads at once, at any time, in any order.
         """
@@ -96,16 +109,16 @@ class Archive:
             opened = zipfile.ZipFile(self.path)
             stored = {self._checked(e.filename): e for e in opened.infolist()}
 
-        def read(member: Member) -> bytes:
+        def read(place: Place) -> bytes:
             with self._plain_errors():
                 if opened is not None:
-                    return opened.read(stored[member.name])
+                    return opened.read(stored[place.name])
                 # A file of its own for each call: no position is shared.
                 with open(self.path, "rb") as file:
-                    file.seek(member.offset or 0)
-                    content = file.read(member.size)
-            if len(content) != member.size:
-                raise ValueError(f"{self.path}: {member.name!r} is cut short")
+                    file.seek(place.offset or 0)
+                    content = file.read(place.size)
+            if len(content) != place.size:
+                raise ValueError(f"{self.path}: {place.name!r} is cut short")
             return content
 
         return read
@@ -146,7 +159,7 @@ class Archive:
             return content
 
         offset = None if start is None else start + entry.offset_data
-        return Member(name, entry.size, offset, read)
+        return Member(Place(name, entry.size, offset), read)
 
     def _zip_members(self) -> Iterator[Member]:
         with zipfile.ZipFile(self.path) as archive:
@@ -166,7 +179,7 @@ class Archive:
                     with self._plain_errors():
                         return archive.read(entry)
 
-                yield Member(name, entry.file_size, None, read)
+                yield Member(Place(name, entry.file_size, None), read)
 
     def _checked(self, name: str) -> str:
         parts = name.replace("\\", "/").split("/")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from blt_jax.data.folders import EXTENSIONS
-from blt_jax.data.prepare.archives import Archive, Member, archives_in
+from blt_jax.data.prepare.archives import Archive, Place, archives_in
 
 Report = Callable[[int, int], None]
 Read = Callable[[str], bytes]
@@ -92,18 +92,18 @@ class ArchiveImages:
             self.write(paths, folder, report)
             return FolderImages(folder).reader(paths, folder, report)
         wanted = _by_key(paths, self.key)
-        place: dict[str, tuple[Callable[[Member], bytes], Member]] = {}
+        places: dict[str, tuple[Callable[[Place], bytes], Place]] = {}
         for archive in self.archives:
-            read_member = archive.reader()
+            read_place = archive.reader()
             for member in archive.members():
                 path = wanted.pop(self.key(member.name) or "", None)
                 if path is not None:
-                    place[path] = read_member, member
+                    places[path] = read_place, member.place
         _refuse_missing(wanted.values(), _names(self.archives))
 
         def read(path: str) -> bytes:
-            read_member, member = place[path]
-            return read_member(member)
+            read_place, place = places[path]
+            return read_place(place)
 
         return read
 
