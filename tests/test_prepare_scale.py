@@ -7,10 +7,12 @@ and of iNaturalist 2018 (437,513 of 8,142) out of hard links to a tiny image, an
 what preparing, loading and drawing take. Times are printed, not asserted.
 """
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import textwrap
 from pathlib import Path
 
@@ -20,17 +22,23 @@ from PIL import Image
 
 from blt_jax.data.lists import parse_list
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.path.exists("/proc/self/status"), reason="needs /proc to measure memory"
+    ),
+]
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = 50_000  # file systems allow some 65,000 names of one file
 
+# Not resource.getrusage: its peak begins with that of the process that started ours.
 MEASURE = """
-import resource, sys, time
+import re, time
 start = time.perf_counter()
 {body}
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"{name}: {{seconds:.1f}} s, peak memory {{peak:.0f}} MiB")
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+print(f"{name}: {{seconds:.1f}} s, peak memory {{peak / 1024:.0f}} MiB")
 """
 
 PREPARE = """
@@ -114,14 +122,25 @@ def link_tree(root: Path, paths: list[str]) -> None:
             os.link(first, root / path)
 
 
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+            archive.members.clear()
+    return out.getvalue()
+
+
 def flags(out: Path, root: Path) -> dict[str, str]:
     lists = {split: str(out / f"{split}.txt") for split in ("train", "val", "test")}
     names = str(out / "classes.txt")
     return {"kind": "lists", "root": str(root), **lists, "class_names": names}
 
 
-def test_imagenet_lt(tmp_path: Path) -> None:
-    root, out = tmp_path / "source", tmp_path / "out"
+def imagenet_lists(folder: Path) -> tuple[dict[str, list[str]], np.ndarray]:
+    """Write the three lists; return the paths by split and the class counts."""
     counts = tail(1000, 1280, 5, 115_846)
     lists: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for c, count in enumerate(counts.tolist()):
@@ -133,8 +152,17 @@ def test_imagenet_lt(tmp_path: Path) -> None:
             f"val/{wnid}/ILSVRC2012_val_{50 * c + i:08d}.JPEG {c}" for i in range(50)
         ]
     for split, lines in lists.items():
-        (tmp_path / f"ImageNet_LT_{split}.txt").write_text("\n".join(lines))
-    link_tree(root, [line.split()[0] for lines in lists.values() for line in lines])
+        (folder / f"ImageNet_LT_{split}.txt").write_text("\n".join(lines))
+    paths = {
+        split: [line.split()[0] for line in lines] for split, lines in lists.items()
+    }
+    return paths, counts
+
+
+def test_imagenet_lt(tmp_path: Path) -> None:
+    root, out = tmp_path / "source", tmp_path / "out"
+    paths, counts = imagenet_lists(tmp_path)
+    link_tree(root, [path for listed in paths.values() for path in listed])
     words = ["imagenet_lt", "--source", root, "--out", out, "--lists", tmp_path]
     print()
     measure("prepare imagenet_lt", PREPARE, words=[str(word) for word in words])
@@ -145,6 +173,28 @@ def test_imagenet_lt(tmp_path: Path) -> None:
     content = json.loads((out / "prepared.json").read_text())
     assert content["images"] == {"train": 115_846, "val": 20_000, "test": 50_000}
     assert content["class_counts"]["train"] == counts.tolist()
+
+
+def test_imagenet_lt_from_archives(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    paths, _ = imagenet_lists(tmp_path)
+    inner: dict[str, dict[str, bytes]] = {}
+    for path in paths["train"] + paths["val"]:
+        _, wnid, name = path.split("/")
+        inner.setdefault(f"{wnid}.tar", {})[name] = name.encode()
+    train = {name: tar_bytes(files) for name, files in inner.items()}
+    test = {path.split("/")[2]: path.encode() for path in paths["test"]}
+    archives = []
+    for split, files in (("train", train), ("val", test)):
+        archives.append(tmp_path / f"ILSVRC2012_img_{split}.tar")
+        archives[-1].write_bytes(tar_bytes(files))
+    words = ["imagenet_lt", "--source", *archives, "--out", out, "--lists", tmp_path]
+    print()
+    measure("prepare archives", PREPARE, words=[str(word) for word in words])
+    for path in (paths["train"][-1], paths["test"][0]):
+        content = (out / "images" / path).read_bytes().decode()
+        assert path.endswith(content)
+    assert sum(1 for _ in out.rglob("*.JPEG")) == 185_846
 
 
 def test_inaturalist2018(tmp_path: Path) -> None:
