@@ -1,12 +1,18 @@
 """List files: what is accepted, and what is refused with file and line."""
 
+import gzip
 import re
 import time
 
 import numpy as np
 import pytest
 
-from blt_jax.data.lists import names_from_folders, read_class_names, read_list
+from blt_jax.data.lists import (
+    names_from_folders,
+    parse_list,
+    read_class_names,
+    read_list,
+)
 
 
 @pytest.fixture
@@ -83,6 +89,27 @@ def test_missing_files_are_counted(root):
     with pytest.raises(FileNotFoundError, match=r":2: no file 'a/2.jpg'.*3 more") as e:
         read_list(path, root)
     assert "data.root" in str(e.value)
+
+
+def test_a_list_alone(tmp_path):
+    path = tmp_path / "list.txt.gz"
+    path.write_bytes(gzip.compress(b"not/there.jpg 0\r\n\nb c/3.png\t1\n"))
+    paths, labels = parse_list(path)
+    assert paths == ["not/there.jpg", "b c/3.png"]
+    assert labels.tolist() == [0, 1] and labels.dtype == np.int32
+    with pytest.raises(ValueError, match=r"gz:3: label 1 .* below 1 classes"):
+        parse_list(path, num_classes=1)
+    for name in ("../x.jpg", "/x.jpg", "a/../x.jpg", "a/.."):
+        path.write_bytes(gzip.compress(f"a.jpg 0\n{name} 0\n".encode()))
+        with pytest.raises(ValueError, match=r"gz:2: .* is not a path below a folder"):
+            parse_list(path)
+    for content in (b"a.jpg 0\n", gzip.compress(b"a.jpg 0\n" * 9999)[:-20]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a whole gzip file"):
+            parse_list(path)
+    path.write_bytes(gzip.compress(b"\n"))
+    with pytest.raises(ValueError, match="empty"):
+        parse_list(path)
 
 
 def test_empty_class(root):

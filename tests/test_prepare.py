@@ -793,6 +793,11 @@ def test_progress():
         "images: 200/1100 (18 %), 10/s, 90 s left",
         "images: 1100/1100 (100 %), 10/s, 0 s left",
     ]
+    short = Progress("images", stream=stream, clock=lambda: now[0])
+    short(0, 10)
+    now[0] += 1
+    short(10, 10)
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_every_preparation_can_be_called_as_the_command_does():

@@ -26,6 +26,7 @@ class Progress:
         self._clock = clock
         self._start = self._last = clock()
         self._first: int | None = None
+        self._told = False
 
     def __call__(self, done: int, total: int) -> None:
         """Tell that `done` of `total` items are finished."""
@@ -35,9 +36,9 @@ class Progress:
             self._first, self._start = done, now
         if now - self._last < SECONDS_BETWEEN and done < total:
             return
-        if done >= total and self._last == self._start:
+        if done >= total and not self._told:
             return  # short tasks say nothing
-        self._last = now
+        self._last, self._told = now, True
         speed = (done - self._first) / max(now - self._start, 1e-9)
         left = f"{duration((total - done) / speed)} left" if speed > 0 else ""
         print(
