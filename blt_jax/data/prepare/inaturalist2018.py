@@ -40,8 +40,8 @@ def inaturalist2018(
       these are counts after validation has taken its five, so that the smallest class
       kept had 2 + 5 = 7. How many classes each rule keeps stands in prepared.json, to
       be compared with the 8,122 of the paper.
-      "two_left": at least 7 images, so that 2 are left: the only one of the rules that
-        gives the paper's minimum whatever the counts are, and the default.
+      "two_left": at least 7 images, so that 2 are left: the only rule that drops
+        classes and cannot leave fewer than the paper's minimum; the default.
       "one_left": at least 6, the nearest to the paper's sentence that leaves every
         class an image (one with 5 would keep none). Its minimum is 1 where a class has
         6, so it is the paper's only if no class has 5 or 6.
