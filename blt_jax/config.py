@@ -44,9 +44,11 @@ def default_config() -> ConfigDict:
     config.compat = ""
 
     config.data = ConfigDict()
-    config.data.kind = "lists"  # lists, folder, digits or synthetic
+    config.data.kind = "lists"  # or folder, records, tfds, digits, synthetic
     config.data.root = ""
-    config.data.train = "train.txt"  # list files, or folders, below the root
+    config.data.tfds_name = ""  # kind tfds: "name", "name/config" or "name:1.0.0"
+    # List files or folders below the root; kind tfds: splits, "train", "validation".
+    config.data.train = "train.txt"
     config.data.val = "val.txt"
     config.data.test = "test.txt"
     config.data.class_names = ""  # file below the root, one class a line

@@ -1,5 +1,6 @@
 """Strict modes, eight virtual devices, and the reference data where it is at hand."""
 
+import itertools
 import os
 import tarfile
 import tempfile
@@ -36,3 +37,18 @@ def tiny_imagenet_lt(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     with tarfile.open(shared / "data" / "tiny_imagenet_lt.tar.gz") as archive:
         archive.extractall(target, filter="data")
     return target / "tiny_imagenet_lt"
+
+
+@pytest.fixture(scope="session")
+def photographs(shared: Path) -> list[bytes]:
+    """47 real photographs of several classes, 64 x 64 JPEG files."""
+    found: list[bytes] = []
+    # Read off the archive: unpacking all of it takes longer than most tests.
+    with tarfile.open(shared / "data" / "tiny_imagenet_lt.tar.gz") as archive:
+        images = (member for member in archive if member.name.endswith(".JPEG"))
+        for image in itertools.islice(images, 0, 47 * 20, 20):
+            file = archive.extractfile(image)
+            assert file is not None
+            found.append(file.read())
+    assert len(set(found)) == 47
+    return found

@@ -1,16 +1,18 @@
-"""Data sets by kind: list files, class folders, digits, synthetic, arrays."""
+"""Data sets by kind: list files, class folders, records, TFDS, digits, arrays, ..."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from blt_jax.choices import choose
 from blt_jax.data import digits, synthetic
-from blt_jax.data.folders import read_folder
+from blt_jax.data.folders import load_class_map, read_folder
 from blt_jax.data.lists import names_from_folders, read_class_names, read_list
 from blt_jax.data.profiles import exponential, long_tailed_indices, profile_counts
+from blt_jax.data.records import RecordSource
 from blt_jax.data.split import (
     Dataset,
     Split,
@@ -18,6 +20,7 @@ from blt_jax.data.split import (
     split_of_arrays,
     split_of_files,
 )
+from blt_jax.data.tfds import TfdsReader
 
 __all__ = ["KINDS", "Dataset", "Split", "load_arrays", "load_dataset"]
 
@@ -32,6 +35,7 @@ class _Request:
     # Name of a split -> its list file or folder, in the order of reading.
     files: dict[str, str]
     class_names: str
+    tfds_name: str
     profile: str
     imbalance: float
     num_classes: int
@@ -48,6 +52,7 @@ def load_dataset(
     val: str = "val",
     test: str = "test",
     class_names: str = "",
+    tfds_name: str = "",
     profile: str = "none",
     imbalance: float = 0.01,
     num_classes: int = 0,
@@ -58,13 +63,18 @@ def load_dataset(
     """Load a data set; nothing but lists and folders is read.
 
     kind: "lists": `train`, `val` and `test` are list files; "folder": they are
-      folders of class folders; "digits": real handwritten digits, 8 x 8; "synthetic":
-      made-up images of `image_size`.
+      folders of class folders; "records": list files of images that are kept in
+      `records/` below the root (see `records.write_records`), with `class_map.json`;
+      "tfds": splits of a data set that TFDS prepared as array_record below the root;
+      "digits": real handwritten digits, 8 x 8; "synthetic": made-up images of
+      `image_size`.
     root: list paths and folders are relative to it. List files and `class_names` may
       also be given by a path of their own.
     test: "" where there is none, then the split is empty. With a `class_map` `train`
       and `val` may be "" too.
-    class_names: file of names, a line `id<TAB>name` or `name` a class ("lists").
+    class_names: file of names, a line `id<TAB>name` or `name` a class ("lists" and
+      "records").
+    tfds_name: name of the data set, "name", "name/config" or "name:1.0.0" ("tfds").
     profile: "exponential" or "step" thins the training split out, by `imbalance` (see
       `profiles.smallest_share`) and `seed`. "none" leaves it as it is; digits and
       synthetic images then have a long tail of their own.
@@ -78,6 +88,7 @@ def load_dataset(
         root=os.fspath(root) or ".",
         files={"train": train, "val": val, "test": test},
         class_names=class_names,
+        tfds_name=tfds_name,
         profile=profile,
         imbalance=imbalance,
         num_classes=num_classes,
@@ -134,7 +145,45 @@ def load_arrays(
 
 
 def _lists(request: _Request) -> Dataset:
+    def files(name: str, file: str, paths: list[str], labels: np.ndarray) -> Split:
+        del file
+        full = [f"{request.root}/{path}" for path in paths]
+        return split_of_files(name, full, labels)
+
+    return _listed(request, request.root, request.class_map, files)
+
+
+def _records(request: _Request) -> Dataset:
+    path = os.path.join(request.root, "class_map.json")
     names = request.class_map
+    if not request.class_names and (names is None or os.path.exists(path)):
+        names = load_class_map(path)
+        if request.class_map not in (None, names):
+            raise ValueError(
+                f"{path}: {_few(names)} differs from the class map of the training run "
+                f"({_few(request.class_map)}); use the data set of that run"
+            )
+
+    def shards(name: str, file: str, paths: list[str], labels: np.ndarray) -> Split:
+        folder = os.path.join(request.root, "records")
+        source = RecordSource(folder, Path(file).stem, len(paths))
+        return Split(name, source, labels, paths)
+
+    return _listed(request, None, names, shards)
+
+
+def _listed(
+    request: _Request,
+    root: str | None,
+    names: tuple[str, ...] | None,
+    split_of: Callable[[str, str, list[str], np.ndarray], Split],
+) -> Dataset:
+    """Read the lists.
+
+    root: where the listed files must be; None: nowhere.
+    names: of the classes, in label order; None: from `class_names` or the folders.
+    split_of: name, list file, paths and labels -> split.
+    """
     if request.class_names:
         written = read_class_names(_find(request, request.class_names, "class_names"))
         if names is not None and names != written:
@@ -156,7 +205,7 @@ def _lists(request: _Request) -> Dataset:
             continue
         paths, labels = read_list(
             _find(request, file, name),
-            request.root,
+            root,
             num_classes=count,
             every_class=name == "train",
         )
@@ -164,8 +213,7 @@ def _lists(request: _Request) -> Dataset:
             count = int(labels.max()) + 1
         if names is None:
             names = names_from_folders(paths, labels, count)
-        full = [f"{request.root}/{path}" for path in paths]
-        splits[name] = split_of_files(name, full, labels)
+        splits[name] = split_of(name, file, paths, labels)
     assert names is not None  # _left_out refuses a missing train without a class map
     return _with_profile(Dataset(**splits, class_names=names), request)
 
@@ -185,6 +233,28 @@ def _folder(request: _Request) -> Dataset:
     return _with_profile(Dataset(**splits, class_names=names), request)
 
 
+def _tfds(request: _Request) -> Dataset:
+    reader = TfdsReader(request.tfds_name, request.root)
+    splits = {
+        name: reader.split(split) if split else _left_out(request, name)
+        for name, split in request.files.items()
+    }
+    names = reader.class_names or request.class_map
+    if names is None:
+        labels = splits["train"].labels
+        count = request.num_classes or int(labels.max(initial=-1)) + 1
+        names = tuple(str(c) for c in range(count))
+    dataset = Dataset(**splits, class_names=names)
+    empty = np.flatnonzero(dataset.class_counts == 0)
+    if len(dataset.train) and len(empty):
+        raise ValueError(
+            f"data.train: split {request.files['train']!r} of {request.tfds_name!r} "
+            f"has no image for {len(empty)} of {len(names)} classes, the first is "
+            f"{names[empty[0]]!r}; every class needs one"
+        )
+    return _with_profile(dataset, request)
+
+
 def _digits(request: _Request) -> Dataset:
     return digits.digits(_counts(request, digits.LARGEST, digits.SMALLEST_SHARE))
 
@@ -201,6 +271,8 @@ def _synthetic(request: _Request) -> Dataset:
 KINDS: dict[str, Callable[[_Request], Dataset]] = {
     "lists": _lists,
     "folder": _folder,
+    "records": _records,
+    "tfds": _tfds,
     "digits": _digits,
     "synthetic": _synthetic,
 }
@@ -259,8 +331,8 @@ def _find(request: _Request, file: str, field: str) -> str:
 def _left_out(request: _Request, name: str) -> Split:
     if name != "test" and request.class_map is None:
         raise ValueError(
-            f"data.{name}: empty; set it to a list file (data.kind 'lists') or a "
-            "folder (data.kind 'folder')"
+            f"data.{name}: empty; set it to a list file (data.kind 'lists' or "
+            "'records'), a folder ('folder') or a split ('tfds')"
         )
     return empty_split(name)
 

@@ -114,7 +114,10 @@ def load_class_map(path: str | os.PathLike[str]) -> tuple[str, ...]:
         content = json.loads(Path(path).read_text("utf-8"))
         names = content["class_names"]
     except FileNotFoundError:
-        raise FileNotFoundError(f"{os.fspath(path)}: no such class map") from None
+        raise FileNotFoundError(
+            f"{os.fspath(path)}: no such class map; copy the file of the training run, "
+            "or prepare the data set again"
+        ) from None
     except (ValueError, KeyError, TypeError):
         names = None
     if (

@@ -13,7 +13,7 @@ _OUTSIDE, _FOLDER, _MISSING = "outside", "folder", "missing"
 
 def read_list(
     path: str | os.PathLike[str],
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
     *,
     num_classes: int | None = None,
     every_class: bool = False,
@@ -24,6 +24,8 @@ def read_list(
     byte order mark, CRLF and blank lines are accepted. Existence is checked by listing
     each folder once, which stays fast on network disks.
 
+    root: the folder that the paths start from; None: they are names of images that
+      are kept elsewhere, and no files are looked for.
     num_classes: labels must be below it; None: any label >= 0.
     every_class: refuse a list that leaves out a class (training lists).
 
@@ -34,18 +36,20 @@ def read_list(
       FileNotFoundError: no such list, root, or listed file.
       ValueError: any other faulty line; the message starts with file:line.
     """
-    root = os.fspath(root) or "."
-    if not os.path.isdir(root):
-        raise FileNotFoundError(
-            f"{root}: no such folder; set data.root to the folder that the paths in "
-            f"{os.fspath(path)} start from"
-        )
-    checker = _Checker(os.path.realpath(root))
+    checker = None
+    if root is not None:
+        root = os.fspath(root) or "."
+        if not os.path.isdir(root):
+            raise FileNotFoundError(
+                f"{root}: no such folder; set data.root to the folder that the paths "
+                f"in {os.fspath(path)} start from"
+            )
+        checker = _Checker(os.path.realpath(root))
     paths: list[str] = []
     labels: list[int] = []
     missing: list[tuple[int, str]] = []
     for number, name, label in _entries(path, num_classes):
-        problem = checker.problem(name)
+        problem = checker.problem(name) if checker is not None else None
         if problem == _MISSING:
             missing.append((number, name))
         elif problem is not None:

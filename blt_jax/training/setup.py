@@ -89,6 +89,7 @@ def read_dataset(config: ConfigDict, class_map: Sequence[str] | None = None) -> 
         val=data.val,
         test=data.test,
         class_names=data.class_names,
+        tfds_name=data.tfds_name,
         num_classes=data.num_classes,
         profile=data.profile,
         imbalance=data.imbalance,

@@ -1,0 +1,192 @@
+"""Write a data set for TensorFlow Datasets, as array_record and without TensorFlow.
+
+For the sets that TFDS lacks: Places-LT, CIFAR-10-LT and CIFAR-100-LT, Tiny ImageNet
+made long-tailed, iNaturalist 2018 of the paper, or any prepared folder:
+
+    python -m blt_jax.data.tfds_builder data/places_lt --data_dir ~/tensorflow_datasets
+
+Afterwards `tfds.data_source("places_lt", split="train", data_dir=...)` reads it, and so
+does `data.kind="tfds"`.
+"""
+
+import argparse
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blt_jax.data.datasets import Dataset, Split, load_dataset
+from blt_jax.data.folders import load_class_map
+
+VERSION = "1.0.0"
+# A split's name here -> what TFDS calls it.
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+# TFDS sorts records over the range of its hashes.
+_KEYS = 1 << 128
+
+
+def build_tfds(
+    dataset: Dataset,
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str],
+    version: str = VERSION,
+    description: str = "",
+) -> Path:
+    """Write the splits of a data set: features `image`, `label` with names, and `id`.
+
+    Images keep their bytes (arrays become PNG), and records the order of the split.
+    Empty splits are left out.
+
+    name: letters, digits and _; not one that TFDS itself has.
+    data_dir: of TFDS; the data set is written to data_dir/name/version.
+
+    Returns:
+      the folder that was written.
+
+    Raises:
+      ValueError: the name cannot be used.
+      FileExistsError: there is such a data set already.
+    """
+    import tensorflow_datasets as tfds
+
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"name: {name!r} must be lower-case letters, digits and _, and start with "
+            "a letter"
+        )
+    if name in tfds.list_builders(with_community_datasets=False):
+        raise ValueError(f"name: TFDS has a data set {name!r} itself; take another")
+    folder = Path(data_dir).expanduser() / name / version
+    if folder.exists():
+        raise FileExistsError(
+            f"{folder}: is there already; remove it, or give another version"
+        )
+    splits = {
+        public: split
+        for own, public in SPLITS.items()
+        if len(split := getattr(dataset, own))
+    }
+
+    class Builder(  # type: ignore[call-arg]
+        tfds.core.GeneratorBasedBuilder, skip_registration=True
+    ):
+        VERSION = tfds.core.Version(version)
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=description or f"{name}, written by blt_jax.",
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(),
+                        "label": tfds.features.ClassLabel(names=dataset.class_names),
+                        "id": tfds.features.Text(),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            del dl_manager
+            return {
+                public: self._generate_examples(split)
+                for public, split in splits.items()
+            }
+
+        def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict]]:
+            return _examples(split)
+
+    Builder.name = name
+    builder = Builder(data_dir=data_dir, file_format="array_record")
+    # Nothing is downloaded: TFDS would leave an empty folder.
+    with tempfile.TemporaryDirectory() as downloads:
+        builder.download_and_prepare(download_dir=downloads)
+    return folder
+
+
+def prepared_dataset(
+    folder: str | os.PathLike[str], *, images: str | os.PathLike[str] = ""
+) -> Dataset:
+    """Load a prepared folder: `train.txt`, `val.txt`, `test.txt`, `class_map.json`.
+
+    Only the test list may be missing. The images are in `records/`, else files.
+
+    images: the folder that the paths start from; "": the prepared folder.
+    """
+    root = Path(folder).expanduser()
+    test = root / "test.txt"
+    class_map = root / "class_map.json"
+    return load_dataset(
+        kind="records" if (root / "records").is_dir() and not images else "lists",
+        root=images or root,
+        train=os.fspath(root / "train.txt"),
+        val=os.fspath(root / "val.txt"),
+        test=os.fspath(test) if test.exists() else "",
+        class_map=load_class_map(class_map) if class_map.exists() else None,
+    )
+
+
+def _examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Keys in the order of the records, spread over the whole range: TFDS sorts large
+    # splits in buckets of that range, each in memory.
+    spacing = _KEYS // len(split)
+    for i, label in enumerate(split.labels.tolist()):
+        image = io.BytesIO(_encoded(split.source[i]))
+        yield i * spacing, {"image": image, "label": label, "id": str(split.ids[i])}
+
+
+def _encoded(record: bytes | np.ndarray) -> bytes:
+    if isinstance(record, bytes):
+        return record
+    file = io.BytesIO()
+    Image.fromarray(record).convert("RGB").save(file, "PNG")
+    return file.getvalue()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m blt_jax.data.tfds_builder",
+        description="Write a prepared folder as a data set of TensorFlow Datasets.",
+    )
+    parser.add_argument(
+        "folder",
+        metavar="PREPARED_FOLDER",
+        help="holds train.txt, val.txt, test.txt, class_map.json, and the images "
+        "themselves or records/",
+    )
+    parser.add_argument("--data_dir", required=True, metavar="FOLDER", help="of TFDS")
+    parser.add_argument("--name", help="of the data set; default: the folder's name")
+    parser.add_argument("--version", default=VERSION, help="default: %(default)s")
+    parser.add_argument(
+        "--images",
+        default="",
+        metavar="FOLDER",
+        help="the folder that the paths in the lists start from; default: "
+        "PREPARED_FOLDER",
+    )
+    arguments = parser.parse_args(argv)
+    own = Path(arguments.folder).expanduser().resolve().name
+    name = arguments.name or re.sub(r"\W+", "_", own).lower()
+    try:
+        dataset = prepared_dataset(arguments.folder, images=arguments.images)
+        written = build_tfds(
+            dataset, name, data_dir=arguments.data_dir, version=arguments.version
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(f"wrote {written}")
+
+
+if __name__ == "__main__":
+    main()
