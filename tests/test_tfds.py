@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from blt_jax.data import tfds as reading
+from blt_jax.data import tfds_builder
 from blt_jax.data.datasets import load_arrays, load_dataset
 from blt_jax.data.folders import save_class_map
 from blt_jax.data.records import write_records
@@ -121,24 +122,18 @@ def test_images_in_records(prepared, photographs, tmp_path):
     assert dataset.train.source[29] == photographs[29] and len(dataset.test) == 0
 
 
-def test_order_of_large_splits(prepared, tmp_path, monkeypatch):
-    """TFDS sorts what does not fit its memory in files on the disk."""
-    from tensorflow_datasets.core import shuffle
-
-    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 10_000)
-    lengths = []
-    read = shuffle.Shuffler._iter_buckets
-
-    def spied(self):
-        lengths.append(max(self.bucket_lengths))
-        return read(self)
-
-    monkeypatch.setattr(shuffle.Shuffler, "_iter_buckets", spied)
+def test_several_shards(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_builder, "EXAMPLES_PER_SHARD", 7)
     dataset = prepared_dataset(prepared)
-    build_tfds(dataset, "large_lt", data_dir=tmp_path)
-    agree(dataset.train, load(tmp_path, tfds_name="large_lt").train)
-    # Spread over its files, so that no file holds the whole split.
-    assert lengths and max(lengths) == 1
+    folder = build_tfds(dataset, "large_lt", data_dir=tmp_path)
+    files = sorted(file.name for file in folder.glob("*train.array_record*"))
+    assert files == [f"large_lt-train.array_record-{k:05}-of-00005" for k in range(5)]
+    back = load(tmp_path, tfds_name="large_lt")
+    for split in SIZES:
+        agree(getattr(dataset, split), getattr(back, split))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    sizes = {split["name"]: int(split["numBytes"]) for split in info["splits"]}
+    assert sizes["train"] == sum((folder / name).stat().st_size for name in files)
 
 
 def test_arrays_become_png(tmp_path):
@@ -341,11 +336,15 @@ def test_errors_of_the_builder(prepared, data_dir, tmp_path, capsys):
 
 def test_a_damaged_file_stops_the_builder(prepared, tmp_path):
     dataset = prepared_dataset(prepared)
+    kept = dataset.train.source.paths[7]
     dataset.train.source.paths[7] = str(tmp_path / "gone.jpg")
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         build_tfds(dataset, "z_lt", data_dir=tmp_path)
-    # Nothing half done: the same call goes through once the file is back.
     assert not (tmp_path / "z_lt" / "1.0.0").exists()
+    # The same call goes through once the file is back.
+    dataset.train.source.paths[7] = kept
+    build_tfds(dataset, "z_lt", data_dir=tmp_path)
+    assert os.listdir(tmp_path / "z_lt") == ["1.0.0"]
 
 
 def test_tensorflow_stays_out(prepared, tmp_path):

@@ -86,11 +86,32 @@ def write_records(
                 records = _in_order(executor, work, range(start, end), 4 * threads)
                 if report is not None:
                     records = _reported(records, start, count, report)
-                _write_shard(path, records)
+                write_shard(path, records)
             result.append(_described(path, end - start))
             if report is not None:
                 report(end, count)
     return result
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> None:
+    """Write one ArrayRecord file; it gets its name when it is complete.
+
+    Raises:
+      OSError: cannot be written (disk full, no permission).
+    """
+    partial_path = path.with_name(path.name + _PARTIAL)
+    # The writer itself would only say so at the first record, as a RuntimeError.
+    partial_path.touch()
+    try:
+        writer = ArrayRecordWriter(os.fspath(partial_path), _WRITER_OPTIONS)
+        for record in records:
+            writer.write(record)
+        writer.close()
+    except RuntimeError as error:
+        raise OSError(f"{partial_path}: cannot be written ({error})") from None
+    with open(partial_path, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial_path, path)
 
 
 def verify_records(folder: Path, shards: Sequence[dict[str, Any]]) -> None:
@@ -255,22 +276,6 @@ def _reported(
         yield record
         if number % _REPORT_EVERY == 0:
             report(number, count)
-
-
-def _write_shard(path: Path, records: Iterable[bytes]) -> None:
-    partial_path = path.with_name(path.name + _PARTIAL)
-    # The writer itself would only say so at the first record, as a RuntimeError.
-    partial_path.touch()
-    try:
-        writer = ArrayRecordWriter(os.fspath(partial_path), _WRITER_OPTIONS)
-        for record in records:
-            writer.write(record)
-        writer.close()
-    except RuntimeError as error:
-        raise OSError(f"{partial_path}: cannot be written ({error})") from None
-    with open(partial_path, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial_path, path)
 
 
 def _described(path: Path, expected: int) -> dict[str, Any]:

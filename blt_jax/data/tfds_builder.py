@@ -7,14 +7,18 @@ made long-tailed, iNaturalist 2018 of the paper, or any prepared folder:
 
 Afterwards `tfds.data_source("places_lt", split="train", data_dir=...)` reads it, and so
 does `data.kind="tfds"`.
+
+The files are written here and described by `tfds.folder_dataset`: the builders of TFDS
+itself would shuffle, and need TensorFlow for a split above 1 GB.
 """
 
 import argparse
 import io
+import itertools
 import os
 import re
+import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,12 @@ from PIL import Image
 
 from blt_jax.data.datasets import Dataset, Split, load_dataset
 from blt_jax.data.folders import load_class_map
+from blt_jax.data.records import write_shard
 
 VERSION = "1.0.0"
 # A split's name here -> what TFDS calls it.
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
-# TFDS sorts records over the range of its hashes.
-_KEYS = 1 << 128
+EXAMPLES_PER_SHARD = 4096
 
 
 def build_tfds(
@@ -69,47 +73,44 @@ def build_tfds(
         raise FileExistsError(
             f"{folder}: is there already; remove it, or give another version"
         )
-    splits = {
-        public: split
-        for own, public in SPLITS.items()
-        if len(split := getattr(dataset, own))
-    }
-
-    class Builder(  # type: ignore[call-arg]
-        tfds.core.GeneratorBasedBuilder, skip_registration=True
-    ):
-        VERSION = tfds.core.Version(version)
-
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=description or f"{name}, written by blt_jax.",
-                features=tfds.features.FeaturesDict(
-                    {
-                        "image": tfds.features.Image(),
-                        "label": tfds.features.ClassLabel(names=dataset.class_names),
-                        "id": tfds.features.Text(),
-                    }
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(names=dataset.class_names),
+            "id": tfds.features.Text(),
+        }
+    )
+    # Gets its name when it is complete.
+    partial = folder.with_name(f"{version}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    infos = []
+    for own, public in SPLITS.items():
+        split = getattr(dataset, own)
+        if not len(split):
+            continue
+        path = partial / f"{name}-{public}.array_record"
+        infos.append(
+            tfds.core.SplitInfo(
+                name=public,
+                shard_lengths=_write_shards(path, _examples(split, features), split),
+                num_bytes=sum(
+                    file.stat().st_size for file in partial.glob(f"{path.name}-*")
                 ),
-                supervised_keys=("image", "label"),
-                disable_shuffling=True,
             )
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            del dl_manager
-            return {
-                public: self._generate_examples(split)
-                for public, split in splits.items()
-            }
-
-        def _generate_examples(self, split: Split) -> Iterator[tuple[int, dict]]:
-            return _examples(split)
-
-    Builder.name = name
-    builder = Builder(data_dir=data_dir, file_format="array_record")
-    # Nothing is downloaded: TFDS would leave an empty folder.
-    with tempfile.TemporaryDirectory() as downloads:
-        builder.download_and_prepare(download_dir=downloads)
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=partial,
+        features=features,
+        split_infos=infos,
+        version=version,
+        description=description or f"{name}, written by blt_jax.",
+        supervised_keys=("image", "label"),
+        disable_shuffling=True,
+        check_data=False,  # would need TensorFlow
+    )
+    os.replace(partial, folder)
     return folder
 
 
@@ -135,13 +136,23 @@ def prepared_dataset(
     )
 
 
-def _examples(split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Keys in the order of the records, spread over the whole range: TFDS sorts large
-    # splits in buckets of that range, each in memory.
-    spacing = _KEYS // len(split)
+def _write_shards(path: Path, examples: Iterator[bytes], split: Split) -> list[int]:
+    """Write examples in their order; return how many each shard holds."""
+    shards = -(-len(split) // EXAMPLES_PER_SHARD)
+    bounds = [len(split) * shard // shards for shard in range(shards + 1)]
+    lengths = [end - start for start, end in itertools.pairwise(bounds)]
+    for shard, length in enumerate(lengths):
+        name = f"{path.name}-{shard:05d}-of-{shards:05d}"
+        write_shard(path.with_name(name), itertools.islice(examples, length))
+    return lengths
+
+
+def _examples(split: Split, features: Any) -> Iterator[bytes]:
     for i, label in enumerate(split.labels.tolist()):
         image = io.BytesIO(_encoded(split.source[i]))
-        yield i * spacing, {"image": image, "label": label, "id": str(split.ids[i])}
+        yield features.serialize_example(
+            {"image": image, "label": label, "id": str(split.ids[i])}
+        )
 
 
 def _encoded(record: bytes | np.ndarray) -> bytes:
