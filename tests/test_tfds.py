@@ -125,7 +125,15 @@ def test_images_in_records(prepared, photographs, tmp_path):
 def test_several_shards(prepared, tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_builder, "EXAMPLES_PER_SHARD", 7)
     dataset = prepared_dataset(prepared)
-    folder = build_tfds(dataset, "large_lt", data_dir=tmp_path)
+    reports = []
+    folder = build_tfds(
+        dataset,
+        "large_lt",
+        data_dir=tmp_path,
+        report=lambda *report: reports.append(report),
+    )
+    assert reports[:2] == [("train", 6, 30), ("train", 12, 30)]
+    assert reports[-1] == ("test", 5, 5)
     files = sorted(file.name for file in folder.glob("*train.array_record*"))
     assert files == [f"large_lt-train.array_record-{k:05}-of-00005" for k in range(5)]
     back = load(tmp_path, tfds_name="large_lt")

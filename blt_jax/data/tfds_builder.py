@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def build_tfds(
     data_dir: str | os.PathLike[str],
     version: str = VERSION,
     description: str = "",
+    report: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Write the splits of a data set: features `image`, `label` with names, and `id`.
 
@@ -51,6 +52,7 @@ def build_tfds(
 
     name: letters, digits and _; not one that TFDS itself has.
     data_dir: of TFDS; the data set is written to data_dir/name/version.
+    report: report(split, records done, records of it), after each file.
 
     Returns:
       the folder that was written.
@@ -91,10 +93,17 @@ def build_tfds(
         if not len(split):
             continue
         path = partial / f"{name}-{public}.array_record"
+        lengths = []
+        examples = _examples(split, features)
+        for file, length in _shards(path, len(split)):
+            write_shard(file, itertools.islice(examples, length))
+            lengths.append(length)
+            if report is not None:
+                report(public, sum(lengths), len(split))
         infos.append(
             tfds.core.SplitInfo(
                 name=public,
-                shard_lengths=_write_shards(path, _examples(split, features), split),
+                shard_lengths=lengths,
                 num_bytes=sum(
                     file.stat().st_size for file in partial.glob(f"{path.name}-*")
                 ),
@@ -136,15 +145,12 @@ def prepared_dataset(
     )
 
 
-def _write_shards(path: Path, examples: Iterator[bytes], split: Split) -> list[int]:
-    """Write examples in their order; return how many each shard holds."""
-    shards = -(-len(split) // EXAMPLES_PER_SHARD)
-    bounds = [len(split) * shard // shards for shard in range(shards + 1)]
-    lengths = [end - start for start, end in itertools.pairwise(bounds)]
-    for shard, length in enumerate(lengths):
-        name = f"{path.name}-{shard:05d}-of-{shards:05d}"
-        write_shard(path.with_name(name), itertools.islice(examples, length))
-    return lengths
+def _shards(path: Path, count: int) -> Iterator[tuple[Path, int]]:
+    """Yield the files of a split, as TFDS names them, and how many each is to hold."""
+    shards = -(-count // EXAMPLES_PER_SHARD)
+    bounds = [count * shard // shards for shard in range(shards + 1)]
+    for shard, (start, end) in enumerate(itertools.pairwise(bounds)):
+        yield path.with_name(f"{path.name}-{shard:05d}-of-{shards:05d}"), end - start
 
 
 def _examples(split: Split, features: Any) -> Iterator[bytes]:
@@ -191,7 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         dataset = prepared_dataset(arguments.folder, images=arguments.images)
         written = build_tfds(
-            dataset, name, data_dir=arguments.data_dir, version=arguments.version
+            dataset,
+            name,
+            data_dir=arguments.data_dir,
+            version=arguments.version,
+            report=lambda split, done, count: print(
+                f"{split}: {done} of {count}", file=sys.stderr
+            ),
         )
     except (ValueError, OSError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
