@@ -334,6 +334,7 @@ def test_errors_of_the_builder(prepared, data_dir, tmp_path, capsys):
         ([prepared, "--data_dir", data_dir, "--name", "forest_lt"], "is there already"),
         ([prepared, "--data_dir", tmp_path, "--name", "cifar10"], "itself"),
         ([prepared, "--data_dir", tmp_path, "--name", "9lives"], "start with a letter"),
+        ([prepared, "--data_dir", tmp_path, "--version", "1"], "three numbers"),
         ([tmp_path, "--data_dir", tmp_path], "train.txt"),
     ):
         with pytest.raises(SystemExit) as info:

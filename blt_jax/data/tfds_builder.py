@@ -58,7 +58,7 @@ def build_tfds(
       the folder that was written.
 
     Raises:
-      ValueError: the name cannot be used.
+      ValueError: the name or version cannot be used.
       FileExistsError: there is such a data set already.
     """
     import tensorflow_datasets as tfds
@@ -68,6 +68,8 @@ def build_tfds(
             f"name: {name!r} must be lower-case letters, digits and _, and start with "
             "a letter"
         )
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise ValueError(f"version: {version!r} must be three numbers, such as 1.0.0")
     if name in tfds.list_builders(with_community_datasets=False):
         raise ValueError(f"name: TFDS has a data set {name!r} itself; take another")
     folder = Path(data_dir).expanduser() / name / version
