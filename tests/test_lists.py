@@ -9,7 +9,6 @@ import pytest
 
 from blt_jax.data.lists import (
     names_from_folders,
-    parse_list,
     read_class_names,
     read_list,
 )
@@ -94,22 +93,22 @@ def test_missing_files_are_counted(root):
 def test_a_list_alone(tmp_path):
     path = tmp_path / "list.txt.gz"
     path.write_bytes(gzip.compress(b"not/there.jpg 0\r\n\nb c/3.png\t1\n"))
-    paths, labels = parse_list(path)
+    paths, labels = read_list(path, None)
     assert paths == ["not/there.jpg", "b c/3.png"]
     assert labels.tolist() == [0, 1] and labels.dtype == np.int32
     with pytest.raises(ValueError, match=r"gz:3: label 1 .* below 1 classes"):
-        parse_list(path, num_classes=1)
+        read_list(path, None, num_classes=1)
     for name in ("../x.jpg", "/x.jpg", "a/../x.jpg", "a/.."):
         path.write_bytes(gzip.compress(f"a.jpg 0\n{name} 0\n".encode()))
-        with pytest.raises(ValueError, match=r"gz:2: .* is not a path below a folder"):
-            parse_list(path)
+        with pytest.raises(ValueError, match=r"gz:2: .* must be relative, without"):
+            read_list(path, None)
     for content in (b"a.jpg 0\n", gzip.compress(b"a.jpg 0\n" * 9999)[:-20]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="not a whole gzip file"):
-            parse_list(path)
+            read_list(path, None)
     path.write_bytes(gzip.compress(b"\n"))
     with pytest.raises(ValueError, match="empty"):
-        parse_list(path)
+        read_list(path, None)
 
 
 def test_empty_class(root):

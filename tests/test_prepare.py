@@ -18,7 +18,7 @@ from PIL import Image
 from blt_jax.data.datasets import load_dataset
 from blt_jax.data.decode import decode
 from blt_jax.data.folders import load_class_map
-from blt_jax.data.lists import parse_list
+from blt_jax.data.lists import read_list
 from blt_jax.data.prepare import imagenet_lt, places_lt, run
 from blt_jax.data.prepare import images as images_module
 from blt_jax.data.prepare.holdout import long_tail
@@ -54,7 +54,7 @@ def tar_of(files):
 
 def read_lists(out):
     return {
-        name: parse_list(out / f"{name}.txt")
+        name: read_list(out / f"{name}.txt", None)
         for name in ("train", "val", "test")
         if (out / f"{name}.txt").exists()
     }
@@ -260,7 +260,7 @@ def test_the_real_places_lists(shared, tmp_path, monkeypatch):
     names = {
         path
         for split in ("train", "val", "test")
-        for path in parse_list(lists / f"Places_LT_{split}.txt.gz")[0]
+        for path in read_list(lists / f"Places_LT_{split}.txt.gz", None)[0]
     }
     assert len(names) == 62_500 + 7_300 + 36_500
     found = {}
@@ -292,7 +292,7 @@ def test_the_real_imagenet_lists(shared):
     splits = shared / "data/splits"
     for split, count, each in (("val", 20_000, 20), ("test", 50_000, 50)):
         path = splits / f"ImageNet_LT_{split}.txt.gz"
-        paths, labels = parse_list(path, num_classes=1000)
+        paths, labels = read_list(path, None, num_classes=1000)
         assert len(set(paths)) == count
         assert set(np.bincount(labels).tolist()) == {each} and labels.max() == 999
         keys = {imagenet_lt.key(path) for path in paths}
@@ -720,34 +720,26 @@ def test_folder_with_splits_and_refusals(tmp_path, capsys):
 # Records and progress
 
 
-def test_records_are_lines_of_the_lists(imagenet, monkeypatch):
-    import sys
-    import types
-
-    calls = {}
-
-    def write_records(folder, split, count, read, *, shorter_side=None, report=None):
-        calls[split] = [read(i) for i in range(count)]
-        assert folder == out / "records" and shorter_side == 256 and report is not None
-        return [{"file": f"{split}-00000-of-00001.array_record", "records": count}]
-
-    module = types.ModuleType("blt_jax.data.records")
-    module.write_records = write_records
-    monkeypatch.setitem(sys.modules, "blt_jax.data.records", module)
+def test_records_are_lines_of_the_lists(imagenet):
     out = imagenet / "out"
     words = ("imagenet_lt", "--source", imagenet / "source", "--out", out)
     more = ("--lists", imagenet / "lists", "--records", "--shorter_side", 256)
     assert command(*words, *more) == 0
     # Only into records: an archive that can be read anywhere is not unpacked.
     assert not (out / "images").exists()
-    assert calls == {
+    assert prepared(out)["records"]["val"][0]["records"] == 1
+    flags = training_flags(out, prepared(out))
+    assert flags.pop("kind") == "records"
+    dataset = load_dataset(kind="records", **flags)
+    found = {
+        split.name: [split.source[i] for i in range(len(split))]
+        for split in (dataset.train, dataset.val, dataset.test)
+    }
+    assert found == {
         "train": [jpeg(17), jpeg(23)],
         "val": [jpeg(24)],
         "test": [jpeg(105)],
     }
-    assert prepared(out)["records"]["val"][0]["records"] == 1
-    flags = training_flags(out, prepared(out))
-    assert flags["kind"] == "records" and flags["root"] == str(out / "records")
 
 
 @pytest.mark.parametrize("kind", ["zip", "gz", "folder"])

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blt_jax.data.lists import parse_list
+from blt_jax.data.lists import read_list
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,9 +54,9 @@ assert len(dataset.train) == {count} and dataset.num_classes == {classes}
 
 DRAW = """
 import numpy as np
-from blt_jax.data.lists import parse_list
+from blt_jax.data.lists import read_list
 from blt_jax.data.sampler import GammaBalancedSampler
-_, labels = parse_list({path!r})
+_, labels = read_list({path!r}, None)
 before = time.perf_counter()
 sampler = GammaBalancedSampler(labels, gamma=0.9, seed=0)
 built = time.perf_counter() - before
@@ -233,6 +233,6 @@ def test_inaturalist2018(tmp_path: Path) -> None:
     content = json.loads((out / "prepared.json").read_text())
     assert content["images"] == {"train": left, "val": 5 * 8122, "test": 3 * 8122}
     assert not content["warnings"]
-    _, labels = parse_list(out / "train.txt")
+    _, labels = read_list(out / "train.txt", None)
     kept = np.bincount(labels)
     assert (len(kept), kept.max(), kept.min()) == (8122, 995, 2)

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blt_jax.data import records
+from blt_jax.data import record_writer
 from blt_jax.data.datasets import load_dataset
 from blt_jax.data.decode import BadImageError, decode
 from blt_jax.data.folders import save_class_map
-from blt_jax.data.records import RecordSource, verify_records, write_records
+from blt_jax.data.record_writer import write_records
+from blt_jax.data.records import RecordSource, verify_records
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(records, "RECORDS_PER_SHARD", 10)
+    monkeypatch.setattr(record_writer, "RECORDS_PER_SHARD", 10)
 
 
 def encoded(image, kind, **options):

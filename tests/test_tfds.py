@@ -14,7 +14,7 @@ from blt_jax.data import tfds as reading
 from blt_jax.data import tfds_builder
 from blt_jax.data.datasets import load_arrays, load_dataset
 from blt_jax.data.folders import save_class_map
-from blt_jax.data.records import write_records
+from blt_jax.data.record_writer import write_records
 from blt_jax.data.tfds_builder import build_tfds, main, prepared_dataset
 
 NAMES = ("school bus", "owl", "newt")

@@ -21,11 +21,11 @@ def read_list(
     """Read a list file and check every line of it.
 
     The label is what follows the last white space, so that names may hold spaces. A
-    byte order mark, CRLF and blank lines are accepted. Existence is checked by listing
-    each folder once, which stays fast on network disks.
+    byte order mark, CRLF and blank lines are accepted, and `.gz` is unpacked. Existence
+    is checked by listing each folder once, which stays fast on network disks.
 
-    root: the folder that the paths start from; None: they are names of images that
-      are kept elsewhere, and no files are looked for.
+    root: the folder that the paths start from; None: the images are kept elsewhere, and
+      no files are looked for. Paths are relative, without "..", in any case.
     num_classes: labels must be below it; None: any label >= 0.
     every_class: refuse a list that leaves out a class (training lists).
 
@@ -36,7 +36,7 @@ def read_list(
       FileNotFoundError: no such list, root, or listed file.
       ValueError: any other faulty line; the message starts with file:line.
     """
-    checker = None
+    problem_of = _unsafe
     if root is not None:
         root = os.fspath(root) or "."
         if not os.path.isdir(root):
@@ -44,12 +44,12 @@ def read_list(
                 f"{root}: no such folder; set data.root to the folder that the paths "
                 f"in {os.fspath(path)} start from"
             )
-        checker = _Checker(os.path.realpath(root))
+        problem_of = _Checker(os.path.realpath(root)).problem
     paths: list[str] = []
     labels: list[int] = []
     missing: list[tuple[int, str]] = []
     for number, name, label in _entries(path, num_classes):
-        problem = checker.problem(name) if checker is not None else None
+        problem = problem_of(name)
         if problem == _MISSING:
             missing.append((number, name))
         elif problem is not None:
@@ -76,31 +76,6 @@ def read_list(
                 "anew or add images"
             )
     return paths, result
-
-
-def parse_list(
-    path: str | os.PathLike[str], *, num_classes: int | None = None
-) -> tuple[list[str], np.ndarray]:
-    """Read a list file whose images need not be there; `.gz` is unpacked.
-
-    Paths must be relative, without "..". The rest is as in `read_list`.
-
-    Returns:
-      relative paths [N] and labels [N] int32.
-    """
-    paths: list[str] = []
-    labels: list[int] = []
-    for number, name, label in _entries(path, num_classes):
-        if name.startswith("/") or "\0" in name or ".." in name.split("/"):
-            raise ValueError(
-                f"{os.fspath(path)}:{number}: {name!r} is not a path below a folder; "
-                "paths must be relative, without '..'"
-            )
-        paths.append(name)
-        labels.append(label)
-    if not paths:
-        raise ValueError(f"{os.fspath(path)}: the list is empty")
-    return paths, np.array(labels, np.int32)
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -157,6 +132,13 @@ def names_from_folders(
     if all(names) and len(set(names)) == num_classes:
         return names
     return tuple(str(c) for c in range(num_classes))
+
+
+def _unsafe(name: str) -> str | None:
+    """What is wrong with a path whose file is not looked for, as a sentence."""
+    if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+        return f"{name!r} must be relative, without '..'"
+    return None
 
 
 class _Checker:

@@ -28,7 +28,7 @@ from PIL import Image
 
 from blt_jax.data.datasets import Dataset, Split, load_dataset
 from blt_jax.data.folders import load_class_map
-from blt_jax.data.records import write_shard
+from blt_jax.data.record_writer import write_shard
 
 VERSION = "1.0.0"
 # A split's name here -> what TFDS calls it.

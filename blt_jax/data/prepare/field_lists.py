@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from blt_jax.data.lists import parse_list
+from blt_jax.data.lists import read_list
 from blt_jax.data.prepare.request import Listing, Request
 
 SYNSET_FILES = ("words.txt", "LOC_synset_mapping.txt")
@@ -38,7 +38,7 @@ def read_lists(
         for split, name in names.items()
     }
     listings = {
-        split: Listing(*parse_list(path, num_classes=num_classes))
+        split: Listing(*read_list(path, None, num_classes=num_classes))
         for split, path in paths.items()
     }
     ids: dict[int, str] = {}

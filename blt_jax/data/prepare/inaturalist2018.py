@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from blt_jax.choices import choose
-from blt_jax.data.lists import parse_list
+from blt_jax.data.lists import read_list
 from blt_jax.data.prepare.holdout import BEST_ON_TEST, take_out
 from blt_jax.data.prepare.images import locate
 from blt_jax.data.prepare.request import Listing, Request, Selection
@@ -133,7 +133,7 @@ def _read(request: Request, split: str) -> tuple[Listing, list[str], list[str]]:
         for name in (f"iNaturalist18_{split}.txt", f"iNaturalist18_{split}.txt.gz"):
             path = folder / name
             if path.is_file():
-                listing = Listing(*parse_list(path))
+                listing = Listing(*read_list(path, None))
                 ids = [str(c) for c in range(int(listing.labels.max()) + 1)]
                 return listing, ids, ids
     raise FileNotFoundError(

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from blt_jax.data.folders import save_class_map
 from blt_jax.data.lists import read_class_names
 from blt_jax.data.prepare.images import write_file
 from blt_jax.data.prepare.request import SPLITS, Selection
+from blt_jax.data.record_writer import write_records
 from blt_jax.data.shots import shot_masks
 
 PREPARED, BEGUN = "prepared.json", "preparing.json"
@@ -124,13 +126,17 @@ def describe(out: Path, content: Mapping[str, Any]) -> str:
 def training_flags(out: Path, content: Mapping[str, Any]) -> dict[str, str]:
     """Return the fields of `config.data` that read what was prepared."""
     out = out.resolve()
-    records = content["records"]
-    root = out / "records" if records else out / content["data_root"]
-    listed = content["lists_sha256"]
+    listed = {
+        split: f"{split}.txt" if f"{split}.txt" in content["lists_sha256"] else ""
+        for split in SPLITS
+    }
+    if content["records"]:
+        return {"kind": "records", "root": str(out), **listed}
+    lists = {split: file and str(out / file) for split, file in listed.items()}
     return {
-        "kind": "records" if records else "lists",
-        "root": str(root),
-        **{s: str(out / f"{s}.txt") if f"{s}.txt" in listed else "" for s in SPLITS},
+        "kind": "lists",
+        "root": str(out / content["data_root"]),
+        **lists,
         "class_names": str(out / "classes.txt"),
         "num_classes": str(content["num_classes"]),
     }
@@ -147,8 +153,6 @@ def write_all_records(
 
     report: name of a task -> function (done, total).
     """
-    from blt_jax.data.records import write_records  # type: ignore[import-not-found]
-
     paths = {split: selection.splits[split].paths for split in SPLITS}
     everything = [path for split in SPLITS for path in paths[split]]
     read = selection.images.reader(everything, out / "images", report("images"))
@@ -159,11 +163,15 @@ def write_all_records(
                 out / "records",
                 split,
                 len(listed),
-                lambda item, listed=listed: read(listed[item]),
+                partial(_nth, read, listed),
                 shorter_side=shorter_side,
                 report=report(f"{split} records"),
             )
     return result
+
+
+def _nth(read: Callable[[str], bytes], paths: Sequence[str], item: int) -> bytes:
+    return read(paths[item])
 
 
 def _checked(path: str) -> str:
