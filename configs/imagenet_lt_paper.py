@@ -5,7 +5,11 @@
 Values of the paper's ablations (Sec. 4.1): gamma 1.0, alpha 20, and beta 0.5 and
 p 0.5, which are the defaults. The schedule is the released code's.
 
-Data: the field's list files and ImageNet's train/ and val/ below data/imagenet_lt.
+Data, once:
+
+    blt-jax prepare imagenet_lt --source ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar --lists LISTS --records --shorter_side 256 --out data/imagenet_lt
+
+where LISTS holds the field's list files.
 
 Expected time: not measured yet.
 Expected result: not measured yet; the paper's Table 1 has many 44.4,
@@ -19,10 +23,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
+                "kind": "records",
                 "root": "data/imagenet_lt",
-                "train": "ImageNet_LT_train.txt",
-                "val": "ImageNet_LT_val.txt",
-                "test": "ImageNet_LT_test.txt",
                 "num_classes": 1000,
                 "image_size": 224,
                 "resize": 256,

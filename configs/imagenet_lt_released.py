@@ -6,7 +6,11 @@ Values of the authors' released code: gamma 0.9, alpha 16, beta 0.5 (these are t
 defaults), p 0.25, gradients summed over the updates, seeds drawn from the data set,
 and `compat` for what has no field of its own.
 
-Data: the field's list files and ImageNet's train/ and val/ below data/imagenet_lt.
+Data, once:
+
+    blt-jax prepare imagenet_lt --source ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar --lists LISTS --records --shorter_side 256 --out data/imagenet_lt
+
+where LISTS holds the field's list files.
 
 Expected time: not measured yet.
 Expected result: not measured yet; the paper's Table 1 has many 44.4,
@@ -21,10 +25,8 @@ def get_config() -> ConfigDict:
         {
             "compat": "released",
             "data": {
+                "kind": "records",
                 "root": "data/imagenet_lt",
-                "train": "ImageNet_LT_train.txt",
-                "val": "ImageNet_LT_val.txt",
-                "test": "ImageNet_LT_test.txt",
                 "num_classes": 1000,
                 "image_size": 224,
                 "resize": 256,

@@ -5,11 +5,13 @@
 Values of the paper's ablations (Sec. 4.1): gamma 1.0, alpha 20, and beta 0.5 and
 p 0.5, which are the defaults. The schedule is the released code's.
 
-Data: below data/inaturalist2018. As in the paper, 5 training images a class make the
-validation split and the official validation images of the remaining classes the test
-split, which leaves 8122 of 8142 classes with 2 to 995 training images; the list
-files are named apart from the field's files of 8142 classes. The backbone resnet34
-is not in this release: until it is, the run stops with the names there are.
+Data, once:
+
+    blt-jax prepare inaturalist2018 --source INATURALIST2018 --records --shorter_side 256 --out data/inaturalist2018
+
+As in the paper, 5 training images a class make the validation split and the official
+validation images of the remaining classes the test split, which leaves 8122 of 8142
+classes with 2 to 995 training images.
 
 Expected time: not measured yet.
 Expected result: not measured yet; the paper's Table 2 has many 53.7,
@@ -23,10 +25,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
+                "kind": "records",
                 "root": "data/inaturalist2018",
-                "train": "iNaturalist18_8122_train.txt",
-                "val": "iNaturalist18_8122_val.txt",
-                "test": "iNaturalist18_8122_test.txt",
                 "num_classes": 8122,
                 "image_size": 224,
                 "resize": 256,

@@ -5,7 +5,11 @@
 Values of the paper's ablations (Sec. 4.1): gamma 1.0, alpha 20, and beta 0.5 and
 p 0.5, which are the defaults. The schedule is the released code's.
 
-Data: the field's list files and Places365's train/ and val/ below data/places_lt.
+Data, once:
+
+    blt-jax prepare places_lt --source PLACES365 --lists LISTS --records --shorter_side 256 --out data/places_lt
+
+where PLACES365 is the standard data set and LISTS holds the field's list files.
 
 Expected time: not measured yet.
 Expected result: not measured yet; the paper's Table 2 has many 31.0,
@@ -19,10 +23,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
+                "kind": "records",
                 "root": "data/places_lt",
-                "train": "Places_LT_train.txt",
-                "val": "Places_LT_val.txt",
-                "test": "Places_LT_test.txt",
                 "num_classes": 365,
                 "image_size": 224,
                 "resize": 256,

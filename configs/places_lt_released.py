@@ -6,7 +6,11 @@ Values of the authors' released code: gamma 0.9, alpha 16, beta 0.5 (these are t
 defaults), p 0.25, gradients summed over the updates, seeds drawn from the data set,
 and `compat` for what has no field of its own.
 
-Data: the field's list files and Places365's train/ and val/ below data/places_lt.
+Data, once:
+
+    blt-jax prepare places_lt --source PLACES365 --lists LISTS --records --shorter_side 256 --out data/places_lt
+
+where PLACES365 is the standard data set and LISTS holds the field's list files.
 
 Expected time: not measured yet.
 Expected result: not measured yet; the paper's Table 2 has many 31.0,
@@ -21,10 +25,8 @@ def get_config() -> ConfigDict:
         {
             "compat": "released",
             "data": {
+                "kind": "records",
                 "root": "data/places_lt",
-                "train": "Places_LT_train.txt",
-                "val": "Places_LT_val.txt",
-                "test": "Places_LT_test.txt",
                 "num_classes": 365,
                 "image_size": 224,
                 "resize": 256,
