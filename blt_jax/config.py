@@ -19,6 +19,7 @@ DERIVED = "derived"  # in config.json: what the program chose, not a field
 MAY_CHANGE = (  # between interruption and resumption
     "data.root",
     "data.threads",
+    "data.bad_files",
     "data.buffer",
     "evaluation.batch_size",
     "checkpoint.every_steps",
@@ -64,6 +65,9 @@ def default_config() -> ConfigDict:
     config.data.std = IMAGENET_STD
     config.data.threads = 2  # decoding
     config.data.buffer = 4  # batches held ready at most
+    # An unreadable training image: error stops the run; skip trains with another image
+    # of its class and lists it in bad_files.csv. Validation and test always stop.
+    config.data.bad_files = "error"
 
     config.augment = ConfigDict()
     config.augment.flip = True
@@ -199,6 +203,7 @@ def check_config(config: ConfigDict) -> None:
     """Refuse what the parts would only notice later; raises ConfigError."""
     choices = {
         "compat": ("", "released"),
+        "data.bad_files": ("error", "skip"),
         "data.crop": ("random_resized", "pad", "none"),
         "hallucination.seed_source": ("batch", "dataset"),
         "hallucination.confusion_fallback": ("skip", "uniform"),

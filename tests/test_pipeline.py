@@ -64,10 +64,12 @@ def test_shapes_types_and_labels(split):
         "label": ("int32", (16,)),
         "index": ("int32", (16,)),
         "record": ("int64", (16,)),
+        "replaced": ("bool", (16,)),
         "seed_image": ("uint8", (slots, 8, 8, 3)),
         "seed_label": ("int32", (slots,)),
         "seed_index": ("int32", (slots,)),
         "seed_record": ("int64", (slots,)),
+        "seed_replaced": ("bool", (slots,)),
         "seed_valid": ("bool", (slots,)),
     }
     np.testing.assert_array_equal(element["record"], plan(1).records)

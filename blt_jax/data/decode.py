@@ -1,4 +1,16 @@
-"""From an encoded image to a crop: header first, limits, then only what is needed."""
+"""From an encoded image to a crop: header first, limits, then only what is needed.
+
+What becomes of the kinds of images there are:
+- JPEG, PNG, WebP, BMP are read, whatever the file is called; nothing else is.
+- More than 50 megapixels, by the header: refused before a pixel is decoded.
+- Grey becomes three equal channels; 16 bits a channel become the nearest 8 (grey) or
+  their upper 8 (colour). Palettes are looked up. Alpha is dropped, not blended.
+- CMYK JPEG is converted by the plain formula. Colour profiles and gamma are ignored.
+- EXIF orientation is honoured; a broken EXIF block is ignored, and the image is not.
+- Of animations and multi-picture files the first picture is taken.
+- Cut short or damaged: refused, as far as the format shows it (`damage.py` for JPEG;
+  PNG has checksums; WebP and BMP have none).
+"""
 
 import io
 import struct
@@ -6,7 +18,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from blt_jax.data.damage import ends_early, is_damage
 
 try:  # The extra `fast`: same pixels, less time on small JPEG images.
     import simplejpeg
@@ -22,7 +36,14 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexEr
 
 
 class BadImageError(ValueError):
-    """An image that cannot be used; the message names the file and says why."""
+    """An image that cannot be used; the message names the file and says why.
+
+    kind: "too large", "not an image", "damaged" or "not pixels", for counting.
+    """
+
+    def __init__(self, message: str, kind: str = "damaged"):
+        super().__init__(message)
+        self.kind = kind
 
 
 class Picture(NamedTuple):
@@ -103,7 +124,8 @@ def _open_array(array: np.ndarray, name: str) -> Picture:
     ):
         raise BadImageError(
             f"{name}: expected uint8 [h, w, 3] or [h, w], got {array.dtype} "
-            f"{list(array.shape)}"
+            f"{list(array.shape)}",
+            "not pixels",
         )
     height, width = array.shape[:2]
 
@@ -133,9 +155,11 @@ def _open_jpeg(record: bytes, name: str) -> Picture | None:
                 min_width=-(-width // reduce),
                 min_factor=1,
             )
-        except ValueError:
-            # It refuses some files that Pillow accepts. Pillow has the last word, so
-            # that the same images are good with and without the extra.
+        except ValueError as error:
+            if is_damage(error):
+                raise _bad(name, error) from None
+            # It refuses some whole files that Pillow accepts. Pillow has the last word,
+            # so that the same images are good with and without the extra.
             return _open_pillow(record, name).load(reduce)
         return Image.fromarray(pixels)
 
@@ -147,17 +171,21 @@ def _open_pillow(record: bytes, name: str) -> Picture:
         image = Image.open(io.BytesIO(record), formats=FORMATS)
         width, height = image.size
         _check_size(width, height, name)
-        # May decode a PNG, whose EXIF can stand at the end: after the limit.
-        orientation = image.getexif().get(_ORIENTATION, 1)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImageError(_too_large(name)) from None
+        raise BadImageError(_too_large(name), "too large") from None
     except BadImageError:
         raise
     except _UNREADABLE as error:
         raise _bad(name, error) from None
+    opened: list[Image.Image] = [image]
+    try:
+        # May decode a PNG, whose EXIF can stand at the end: after the limit.
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except _UNREADABLE:
+        orientation = 1
+        opened = []  # half read; if it is more than the EXIF, load() will say so
     if orientation in (5, 6, 7, 8):
         width, height = height, width
-    opened: list[Image.Image] = [image]
 
     def load(reduce: int) -> Image.Image:
         # A file is decoded at one scale only: the second time it is opened anew.
@@ -167,6 +195,8 @@ def _open_pillow(record: bytes, name: str) -> Picture:
             if reduce > 1 and image.format in ("JPEG", "MPO"):
                 image.draft(None, (image.width // reduce, image.height // reduce))
             image.load()
+            if image.format in ("JPEG", "MPO") and ends_early(record, image):
+                raise OSError("the data ends before the picture does")
             if orientation != 1:
                 image = ImageOps.exif_transpose(image)
             return _as_rgb(image)
@@ -194,7 +224,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise BadImageError(_too_large(name, f"{width} x {height} pixels"))
+        size = f"{width} x {height} pixels"
+        raise BadImageError(_too_large(name, size), "too large")
 
 
 def _too_large(name: str, size: str = "far too many pixels") -> str:
@@ -206,7 +237,9 @@ def _too_large(name: str, size: str = "far too many pixels") -> str:
 
 def _bad(name: str, error: Exception) -> BadImageError:
     reason = str(error).split("<_io")[0].strip() or type(error).__name__
+    unknown = isinstance(error, UnidentifiedImageError)
     return BadImageError(
         f"{name}: not a whole JPEG, PNG, WebP or BMP image ({reason}); replace the "
-        "file or take it out of the list"
+        "file or take it out of the list",
+        "not an image" if unknown else "damaged",
     )

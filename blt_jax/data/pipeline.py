@@ -6,6 +6,7 @@ import grain
 import numpy as np
 
 from blt_jax.data import randomness
+from blt_jax.data.bad_files import BadFiles
 from blt_jax.data.decode import open_picture
 from blt_jax.data.plan import BatchPlan, slot_layout
 from blt_jax.data.split import Split
@@ -30,6 +31,7 @@ def train_dataset(
     num_threads: int = 2,
     host: int = 0,
     num_hosts: int = 1,
+    bad_files: BadFiles | None = None,
 ) -> "grain.MapDataset[Batch]":
     """Return the batches of one host by step; any step can be read alone.
 
@@ -37,7 +39,8 @@ def train_dataset(
       image [b, S, S, 3] uint8, label [b] int32, index [b] int32 (row in the global
       batch), record [b] int64; seed_image [k, S, S, 3] uint8, seed_label [k] int32,
       seed_index [k] int32 (ordinal, see `plan.Plan`), seed_record [k] int64, seed_valid
-      [k] bool. Padded slots hold zeros and record -1.
+      [k] bool. Padded slots hold zeros and record -1. replaced [b] bool, seed_replaced
+      [k] bool: another image of the class was taken; record is then that one's.
 
     The crop of a row depends on (seed, step, ordinal) alone, so that a seed taken from
     the batch is pixel for pixel its row.
@@ -45,6 +48,7 @@ def train_dataset(
     crop, crop_scale: see `transforms.train_crop`; seeds from the data set take
       `seed_crop_scale`.
     num_threads: decoding threads of this data set, shared by all its elements.
+    bad_files: what to do about images that cannot be read; None: raise.
     """
     if plan.num_records != len(split):
         raise ValueError(
@@ -67,6 +71,7 @@ def train_dataset(
         pool=DecodingThreads(num_threads),
         host=host,
         num_hosts=num_hosts,
+        bad_files=bad_files or BadFiles("error", split),
     )
     return grain.MapDataset.source(source)
 
@@ -85,7 +90,8 @@ def eval_dataset(
 
     Element e: image [b, S, S, 3] uint8, label [b] int32, record [b] int64 (-1 where
     padded), valid [b] bool, with b = batch_size / hosts. Every host has
-    ceil(N / batch_size) elements.
+    ceil(N / batch_size) elements. An image that cannot be read raises BadImageError: a
+    split without it would be another one.
     """
     if not 0 <= host < num_hosts or batch_size < 1 or batch_size % num_hosts:
         raise ValueError(
@@ -138,6 +144,7 @@ class _TrainSource:
         pool: DecodingThreads,
         host: int,
         num_hosts: int,
+        bad_files: BadFiles,
     ):
         self._split = split
         self._plan = plan
@@ -149,6 +156,7 @@ class _TrainSource:
         self._pool = pool
         self._host = host
         self._num_hosts = num_hosts
+        self._bad_files = bad_files
 
     def __len__(self) -> int:
         return self._num_steps
@@ -171,6 +179,7 @@ class _TrainSource:
         seed_records[valid] = plan.seeds[chosen]
         records = plan.records[rows]
         labels = self._split.labels
+        planned, seeds_planned = records.copy(), seed_records.copy()
         images = np.empty((len(rows), *self._shape), np.uint8)
         seed_images = np.zeros((len(slots), *self._shape), np.uint8)
 
@@ -180,35 +189,46 @@ class _TrainSource:
 
         def fill(number: int) -> None:
             if number < len(rows):
-                target, ordinal = images[number], rows[number]
-                record = records[number]
+                place, ordinal = number, rows[number]
+                target, record = images, records
             else:
-                slot = read[number - len(rows)]
-                target, ordinal = seed_images[slot], ordinals[slot]
-                record = seed_records[slot]
-            target[...] = self._cropped(step, int(ordinal), int(record))
+                place = read[number - len(rows)]
+                ordinal = ordinals[place]
+                target, record = seed_images, seed_records
+            record[place], target[place] = self._cropped(
+                step, int(ordinal), int(record[place])
+            )
 
         self._pool.each(fill, len(rows) + len(read))
-        seed_images[local] = images[ordinals[local] - rows[0]]
+        copied = ordinals[local] - rows[0]
+        seed_images[local] = images[copied]
+        seed_records[local] = records[copied]
         return {
             "image": images,
             "label": labels[records],
             "index": rows.astype(np.int32),
             "record": records,
+            "replaced": records != planned,
             "seed_image": seed_images,
             "seed_label": np.where(valid, labels[seed_records], 0).astype(np.int32),
             "seed_index": ordinals,
             "seed_record": seed_records,
+            "seed_replaced": seed_records != seeds_planned,
             "seed_valid": valid,
         }
 
-    def _cropped(self, step: int, ordinal: int, record: int) -> np.ndarray:
-        random = randomness.generator(
-            self._seed, randomness.CROP, high=ordinal, step=step
-        )
+    def _cropped(self, step: int, ordinal: int, record: int) -> tuple[int, np.ndarray]:
         in_batch = ordinal < self._plan.batch_size
         crop = self._row_crop if in_batch else self._seed_crop
-        return _read(self._split, record, crop, random)
+
+        def read(record: int) -> np.ndarray:
+            # Anew for a replacement, whose crop shall not depend on the bad image.
+            random = randomness.generator(
+                self._seed, randomness.CROP, high=ordinal, step=step
+            )
+            return _read(self._split, record, crop, random)
+
+        return self._bad_files.read(record, read)
 
 
 class _EvalSource:

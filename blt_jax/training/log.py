@@ -56,6 +56,7 @@ class StepMeter:
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = 0
         self._waited = 0.0
+        self._bad_files = 0
         self._interval_begin = time.monotonic()
 
     def add(self, sums: Mapping[str, Any]) -> None:
@@ -67,6 +68,10 @@ class StepMeter:
     def waited(self, seconds: float) -> None:
         """Time in which the step could not be dispatched for want of a batch."""
         self._waited += seconds
+
+    def replaced(self, bad_files: int) -> None:
+        """Images of a step, on this host, that took the place of bad files."""
+        self._bad_files += bad_files
 
     def pause(self, seconds: float) -> None:
         """Leave out time that belongs to validation or saving."""
@@ -102,6 +107,7 @@ class StepMeter:
             "occupancy": sums["evaluations"] / needed if needed else None,
             "stopped_early": int(sums["stopped_early"]),
             "non_finite": int(sums["non_finite"]),
+            "bad_files": self._bad_files,
             "data_wait": min(self._waited / seconds, 1.0),
             "seconds": seconds,
             "seconds_left": left,
@@ -124,6 +130,8 @@ def progress_line(record: Mapping[str, Any]) -> str:
             f"{record['mean_iterations']:.1f} iterations, "
             f"{record['reached_fraction']:.0%} reached"
         )
+    if record["bad_files"]:
+        parts.append(f"{record['bad_files']} bad files replaced")
     parts.append(f"data wait {record['data_wait']:.0%}")
     parts.append(f"ETA {duration(record['seconds_left'])}")
     return "  ".join(parts)

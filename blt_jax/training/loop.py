@@ -127,8 +127,9 @@ def _train(
     batches = _on_devices(stage.batches(first_step), stage)
     for step in range(first_step, stage.total_steps):
         asked = time.monotonic()
-        batch = next(batches)
+        batch, bad_files = next(batches)
         meter.waited(time.monotonic() - asked)
+        meter.replaced(bad_files)
 
         program = programs[len(batch["seed_label"])]
         with jax.transfer_guard("disallow"):
@@ -218,15 +219,25 @@ def _compile(
 
 def _on_devices(
     batches: Iterable[Mapping[str, np.ndarray]], stage: Stage
-) -> Iterator[dict[str, jax.Array]]:
-    """Send the batches to the devices, each while the one before is used."""
-    ahead: deque[dict[str, jax.Array]] = deque()
+) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    """Send the batches to the devices, each while the one before is used.
+
+    With each comes the number of its images that took the place of bad files.
+    """
+    ahead: deque[tuple[dict[str, jax.Array], int]] = deque()
     for batch in batches:
         wanted = {name: batch[name] for name in BATCH_FIELDS}
-        ahead.append(put_batch(wanted, stage.mesh))
+        ahead.append((put_batch(wanted, stage.mesh), _replaced(batch, stage)))
         if len(ahead) == _IN_FLIGHT:
             yield ahead.popleft()
     yield from ahead
+
+
+def _replaced(batch: Mapping[str, np.ndarray], stage: Stage) -> int:
+    """Images of this host that took the place of bad files, each read counted once."""
+    # A seed that is a batch row is the same image.
+    own = batch["seed_index"] >= stage.batch_size
+    return int(batch["replaced"].sum() + (batch["seed_replaced"] & own).sum())
 
 
 def _save(

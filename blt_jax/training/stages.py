@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import losses
 from blt_jax.config import ConfigError
+from blt_jax.data.bad_files import BadFiles
 from blt_jax.data.pipeline import batches, train_dataset
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
@@ -111,6 +112,16 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         divide_by_all=config.compat == "released",
     )
 
+    # Every host lists the files that it met; the first host's file has the plain name.
+    host = jax.process_index()
+    bad_files = BadFiles(
+        data.bad_files,
+        dataset.train,
+        class_names=dataset.class_names,
+        csv_path=setup.workdir
+        / (f"bad_files.host{host}.csv" if host else "bad_files.csv"),
+    )
+
     def batches_from(start: int) -> Iterator[Mapping[str, np.ndarray]]:
         steps = train_dataset(
             dataset.train,
@@ -122,8 +133,9 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
             seed_crop_scale=tuple(data.seed_crop_scale),
             seed=_stage_seed(config.seed, name),
             num_threads=data.threads,
-            host=jax.process_index(),
+            host=host,
             num_hosts=jax.process_count(),
+            bad_files=bad_files,
         )
         return batches(steps, start=start, buffer=data.buffer)
 

@@ -1,0 +1,71 @@
+"""Damage inside JPEG data that decoders pass over: libjpeg warns, and fills in grey.
+
+JPEG has no checksum. Where its bits make no sense, or end before the picture does,
+libjpeg goes on with what it has; the rest of the picture is grey or shifted, and no
+error says so. simplejpeg hands the warnings on. Pillow does not, so without the extra
+`fast` only an early end is found, by the grey that libjpeg leaves behind. What neither
+can find: bits that still make sense, such as one coefficient turned into another.
+"""
+
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+# How the warnings of libjpeg begin that mean lost or surplus data. It has others, about
+# odd but whole files (an unknown version, unusual scan parameters).
+_LOST = ("Corrupt JPEG data", "Premature end")
+# libjpeg's value where no data was left, as Pillow shows it in each mode.
+_GREY = {"RGB": (128, 128, 128), "L": 128}
+_START_OF_SCAN = 0xDA
+# A marker that ends a scan: neither a stuffed byte, nor a restart, nor a fill byte.
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SURPLUS = bytes(range(1, 65))
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether simplejpeg's error says that data is missing, false or left over."""
+    return str(error).startswith(_LOST)
+
+
+def ends_early(record: bytes, image: Image.Image) -> bool:
+    """Whether the data of a JPEG ended before the picture, the rest being grey.
+
+    image: as Pillow decoded it from `record`, at any scale, not yet turned.
+
+    A picture whose last pixel is not that grey costs one look. Otherwise bytes are put
+    in where the data ends: they change the picture only if more was wanted there.
+    """
+    grey = _GREY.get(image.mode)
+    if grey is None or image.getpixel((image.width - 1, image.height - 1)) != grey:
+        return False
+    start = _scan_start(record)
+    end = None if start is None else _NEXT_MARKER.search(record, start)
+    if end is None:
+        return False
+    longer = record[: end.start()] + _SURPLUS + record[end.start() :]
+    with Image.open(io.BytesIO(longer), formats=("JPEG",)) as other:
+        if other.size != image.size:
+            other.draft(None, image.size)
+        try:
+            other.load()
+        except (OSError, SyntaxError):
+            return True
+        return not np.array_equal(np.asarray(image), np.asarray(other))
+
+
+def _scan_start(record: bytes) -> int | None:
+    """Where the entropy-coded data of the first scan begins, found by the markers."""
+    place = 2
+    while place + 4 <= len(record):
+        if record[place] != 0xFF:
+            return None
+        kind = record[place + 1]
+        if kind == 0xFF:  # a fill byte
+            place += 1
+            continue
+        place += 2 + int.from_bytes(record[place + 2 : place + 4], "big")
+        if kind == _START_OF_SCAN:
+            return place
+    return None
