@@ -68,23 +68,32 @@ def evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Look a configuration over: data, shapes, cost; trains nothing."""
     from blt_jax.config import load_config
-    from blt_jax.training import check as checking
+    from blt_jax.data.bad_files import write_bad_files
+    from blt_jax.data.verify import summary, verify_images
+    from blt_jax.training.check import check
     from blt_jax.training.setup import prepare
 
+    if arguments.bad_files and not arguments.verify_images:
+        raise ValueError("--bad_files FILE needs --verify_images, which finds them")
     config = load_config(arguments.config, overrides)
     setup = prepare(config, Path())
-    for name, value in checking.check(setup).items():
+    for name, value in check(setup).items():
         shown = f"{value:.3g}" if isinstance(value, float) else value
         print(f"{name.replace('_', ' ')}: {shown}")
     if arguments.verify_images:
-        dataset, bad = setup.dataset, []
-        for split in (dataset.train, dataset.val, dataset.test):
-            bad += checking.verify_images(split, threads=config.data.threads)
-        for which, problem in bad:
-            print(f"bad image {which}: {problem}")
+        splits = (setup.dataset.train, setup.dataset.val, setup.dataset.test)
+        bad = verify_images(
+            splits, threads=config.data.threads, progress=_verification_progress()
+        )
+        print("\n".join(summary(bad, total=sum(len(split) for split in splits))))
+        if arguments.bad_files:
+            write_bad_files(arguments.bad_files, bad)
+            print(f"wrote {arguments.bad_files}")
         if bad:
-            raise ValueError(f"{len(bad)} images cannot be read; they are listed above")
-        print("every image can be read")
+            raise ValueError(
+                f"{len(bad)} images are bad; mend them or take them out of the lists, "
+                "or, for training images only, set data.bad_files to 'skip'"
+            )
 
 
 def import_(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -235,6 +244,11 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE")
     parser.add_argument(
         "--verify_images", action="store_true", help="decode every image of all splits"
+    )
+    parser.add_argument(
+        "--bad_files",
+        metavar="FILE",
+        help="with --verify_images: write the bad files to FILE as CSV",
     )
 
 
@@ -508,6 +522,28 @@ def _join_processes() -> None:
             "SLURM, Open MPI and TPU pods set JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process"
         ) from error
+
+
+def _verification_progress() -> Callable[[str, int, int, float], None]:
+    """Tells how far it is every ten seconds, on stderr."""
+    from blt_jax.training.log import duration
+
+    told = 0.0
+
+    def tell(split: str, done: int, total: int, seconds: float) -> None:
+        nonlocal told
+        if seconds - told < 10 or done == total:
+            return
+        told = seconds
+        left = seconds * (total - done) / done
+        print(
+            f"verifying {split}: {done}/{total} images, {done / seconds:.0f} img/s, "
+            f"ETA {duration(left)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return tell
 
 
 def _print_table(name: str, split: str, result: dict[str, Any]) -> None:

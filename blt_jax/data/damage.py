@@ -13,6 +13,11 @@ import re
 import numpy as np
 from PIL import Image
 
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
 # How the warnings of libjpeg begin that mean lost or surplus data. It has others, about
 # odd but whole files (an unknown version, unusual scan parameters).
 _LOST = ("Corrupt JPEG data", "Premature end")
@@ -27,6 +32,18 @@ _SURPLUS = bytes(range(1, 65))
 def is_damage(error: Exception) -> bool:
     """Whether simplejpeg's error says that data is missing, false or left over."""
     return str(error).startswith(_LOST)
+
+
+def warning(record: bytes) -> str | None:
+    """What libjpeg warns of in a JPEG; None: of no lost data, or no simplejpeg."""
+    if simplejpeg is None:
+        return None
+    try:
+        # At an eighth of the size: all data is read, few pixels are made.
+        simplejpeg.decode_jpeg(record, min_height=1, min_width=1, min_factor=1)
+    except ValueError as error:
+        return str(error) if is_damage(error) else None
+    return None
 
 
 def ends_early(record: bytes, image: Image.Image) -> bool:

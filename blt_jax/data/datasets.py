@@ -225,8 +225,12 @@ def _folder(request: _Request) -> Dataset:
         if not folder:
             splits[name] = _left_out(request, name)
             continue
+        _check_below(request.root, folder, name)
         paths, labels, names = read_folder(
-            os.path.join(request.root, folder), names, every_class=name == "train"
+            os.path.join(request.root, folder),
+            names,
+            every_class=name == "train",
+            root=request.root,
         )
         splits[name] = split_of_files(name, paths, labels)
     assert names is not None  # _left_out refuses a missing train without a class map
@@ -326,6 +330,15 @@ def _find(request: _Request, file: str, field: str) -> str:
         f"{below}: no such file; set data.{field} to a file below data.root or to a "
         "full path"
     )
+
+
+def _check_below(root: str, folder: str, field: str) -> None:
+    """Refuse a relative folder that leaves the root; a full path is meant as it is."""
+    if not os.path.isabs(folder) and ".." in folder.split(os.sep):
+        raise ValueError(
+            f"data.{field}: {folder!r} leaves data.root {root}; set data.root to a "
+            "folder above, or give the full path"
+        )
 
 
 def _left_out(request: _Request, name: str) -> Split:

@@ -23,11 +23,23 @@ def natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=key)
 
 
-def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the names of the class folders in natural order; hidden ones left out."""
+def class_folders(
+    folder: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> tuple[str, ...]:
+    """Return the names of the class folders in natural order; hidden ones left out.
+
+    root: see `image_files`.
+    """
+    roots = _real(folder, root)
+    names = []
     try:
         with os.scandir(os.fspath(folder)) as entries:
-            names = [e.name for e in entries if e.is_dir() and not _hidden(e.name)]
+            for entry in entries:
+                if _hidden(entry.name) or not entry.is_dir():
+                    continue
+                if entry.is_symlink():
+                    _check_inside(entry.path, roots)
+                names.append(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{os.fspath(folder)}: no such folder; set data.root to the folder that "
@@ -41,19 +53,34 @@ def class_folders(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(natural_order(names))
 
 
-def image_files(folder: str | os.PathLike[str]) -> list[str]:
+def image_files(
+    folder: str | os.PathLike[str], *, root: str | os.PathLike[str] | None = None
+) -> list[str]:
     """Return the paths of all images below a folder, in natural order.
 
-    Images are told by their extension; hidden files and folders are left out.
+    Images are told by their extension; hidden files and folders are left out, links to
+    folders are not followed.
+
+    root: links to images may lead to anywhere below it, or below the folder; None:
+      below the folder only.
+
+    Raises:
+      ValueError: a link that leads elsewhere, or what is no file (a pipe, a device).
+      FileNotFoundError: a link that leads nowhere.
     """
+    roots = _real(folder, root)
     found = []
-    for base, inner, files in os.walk(os.fspath(folder)):
-        inner[:] = [name for name in inner if not _hidden(name)]
-        found += [
-            os.path.join(base, name)
-            for name in files
-            if name.lower().endswith(EXTENSIONS) and not _hidden(name)
-        ]
+    unread = [os.fspath(folder)]
+    while unread:
+        with os.scandir(unread.pop()) as entries:
+            for entry in entries:
+                if _hidden(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    unread.append(entry.path)
+                elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir():
+                    _check_file(entry, roots)
+                    found.append(entry.path)
     return natural_order(found)
 
 
@@ -62,14 +89,17 @@ def read_folder(
     class_names: Sequence[str] | None = None,
     *,
     every_class: bool = False,
+    root: str | os.PathLike[str] | None = None,
 ) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
     """Read class folders: paths [N], labels [N] int32, class names [C].
 
     class_names: the class map to obey; a class without a folder is allowed, a folder
       that is no class is refused. None: the folders are the classes.
     every_class: refuse a class without images (training).
+    root: of the data set; links that lead out of it are refused.
     """
-    found = class_folders(folder)
+    root = folder if root is None else root
+    found = class_folders(folder, root=root)
     names = found if class_names is None else tuple(class_names)
     unknown = [name for name in found if name not in set(names)]
     if unknown:
@@ -82,7 +112,11 @@ def read_folder(
     labels: list[int] = []
     present = set(found)
     for label, name in enumerate(names):
-        files = image_files(os.path.join(folder, name)) if name in present else []
+        files = (
+            image_files(os.path.join(folder, name), root=root)
+            if name in present
+            else []
+        )
         if every_class and not files:
             raise ValueError(
                 f"{os.path.join(folder, name)}: no image for class {name!r}; add "
@@ -131,6 +165,31 @@ def load_class_map(path: str | os.PathLike[str]) -> tuple[str, ...]:
             "different names under 'class_names'; copy the file of the training run"
         )
     return tuple(names)
+
+
+def _real(*folders: str | os.PathLike[str] | None) -> list[str]:
+    return [os.path.realpath(folder) for folder in folders if folder is not None]
+
+
+def _check_inside(path: str, roots: Sequence[str]) -> None:
+    real = os.path.realpath(path)
+    if not any(os.path.commonpath([real, root]) == root for root in roots):
+        raise ValueError(
+            f"{path}: a link out of {roots[-1]}, to {real}; put the images below "
+            "data.root, or set data.root to a folder above both"
+        )
+
+
+def _check_file(entry: os.DirEntry[str], roots: Sequence[str]) -> None:
+    if entry.is_symlink():
+        _check_inside(entry.path, roots)
+    if entry.is_file():
+        return
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise FileNotFoundError(
+            f"{entry.path}: a link to a file that is not there; mend or remove it"
+        )
+    raise ValueError(f"{entry.path}: not a file; remove it or give it another name")
 
 
 def _hidden(name: str) -> bool:

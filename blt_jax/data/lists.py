@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,8 @@ import numpy as np
 
 # What each name of a folder means to a list that mentions it.
 _OUTSIDE, _FOLDER, _MISSING = "outside", "folder", "missing"
+# A label beyond it is a slip of the pen; counting up to it would fill the memory.
+_MOST_CLASSES = 1_000_000
 
 
 def read_list(
@@ -242,17 +245,18 @@ def _read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
 def _parse_label(
     text: str, num_classes: int | None, path: str | os.PathLike[str], number: int
 ) -> int:
-    try:
-        label = int(text)
-    except ValueError:
+    # int() would also take "1_0", and digits of other scripts.
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise ValueError(
             f"{os.fspath(path)}:{number}: label {text!r} is not a whole number; write "
             "'relative/path label'"
-        ) from None
-    if label < 0 or (num_classes is not None and label >= num_classes):
-        most = "" if num_classes is None else f" and below {num_classes} classes"
+        )
+    label = int(text)
+    most = _MOST_CLASSES if num_classes is None else num_classes
+    if not 0 <= label < most:
         raise ValueError(
-            f"{os.fspath(path)}:{number}: label {label} must be at least 0{most}"
+            f"{os.fspath(path)}:{number}: label {label} must be at least 0 and below "
+            f"{most} classes"
         )
     return label
 

@@ -147,6 +147,12 @@ class Dataset:
                     f"{split.name}: {split.ids[record]} has label "
                     f"{split.labels[record]}, but there are {self.num_classes} classes"
                 )
+            if len(split) and int(split.labels.min()) < 0:
+                record = int(np.argmin(split.labels))
+                raise ValueError(
+                    f"{split.name}: {split.ids[record]} has label "
+                    f"{split.labels[record]}, below 0"
+                )
 
     @property
     def num_classes(self) -> int:

@@ -1,17 +1,21 @@
 """What a configuration amounts to, found out without training anything."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from blt_jax.data.datasets import Split
-from blt_jax.data.decode import crop, open_picture
+from blt_jax.data.verify import in_two_splits
 from blt_jax.models.flops import count_flops
-from blt_jax.training.setup import Setup, shots, steps_per_epoch, tail
+from blt_jax.training.setup import (
+    Setup,
+    shots,
+    some_names,
+    steps_per_epoch,
+    tail,
+    without_validation,
+)
 from blt_jax.training.stages import STAGES, make_plan
 
 
@@ -29,10 +33,7 @@ def check(setup: Setup) -> dict[str, Any]:
     num_params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     masks = shots(config, dataset.class_counts)
     tail_classes = tail(config, dataset.class_counts)
-    in_val = np.bincount(dataset.val.labels, minlength=dataset.num_classes)
-    missing = [
-        dataset.class_names[c] for c in np.flatnonzero(tail_classes & (in_val == 0))
-    ]
+    shared = in_two_splits((dataset.train, dataset.val, dataset.test))
     batch_bytes = config.batch_size * size * size * 3
     report: dict[str, Any] = {
         "classes": dataset.num_classes,
@@ -46,7 +47,11 @@ def check(setup: Setup) -> dict[str, Any]:
             "few": int(masks.few_shot.sum()),
         },
         "tail_classes": int(tail_classes.sum()),
-        "tail_classes_without_validation_images": missing,
+        "classes_without_validation_images": some_names(dataset.missing_in_val),
+        "tail_classes_without_validation_images": some_names(without_validation(setup)),
+        "images_in_two_splits": some_names(
+            [f"{path} ({first} and {second})" for path, first, second in shared]
+        ),
         "backbone": config.model.backbone,
         "parameters": num_params,
         "forward_gflops_per_image": forward / 1e9,
@@ -62,18 +67,3 @@ def check(setup: Setup) -> dict[str, Any]:
             report[f"{name}_slot_widths"] = list(plan.widths)
             report[f"{name}_mean_padding"] = plan.mean_padding()
     return report
-
-
-def verify_images(split: Split, *, threads: int) -> list[tuple[str, str]]:
-    """Decode every image of a split in parallel; returns (which, what is wrong)."""
-
-    def problem(index: int) -> tuple[str, str] | None:
-        try:
-            picture = open_picture(split.source[index], name=split.ids[index])
-            crop(picture, (0, 0, picture.width, picture.height), 1)
-        except (ValueError, OSError) as error:
-            return split.ids[index], str(error)
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        return [p for p in pool.map(problem, range(len(split.labels))) if p]

@@ -7,7 +7,7 @@ as a function; nothing here knows a configuration, a file format or a model.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from blt_jax.training.state import TrainState
 
 # Batches on the devices: the one in use, and the next one.
 _IN_FLIGHT = 2
+# Classes that a record names; it counts them all.
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class Stage:
     create_state: Callable[[], TrainState]  # at step 0
     validate: Callable[[TrainState], Evaluation]
     score: Callable[[Evaluation], dict[str, Any]]  # "overall" chooses the best
+    # Names of the classes that cannot be hallucinated after it.
+    never_confused: Callable[[Evaluation], Sequence[str]]
     num_validation: int  # images in the validation split
     key: jax.Array  # root of every draw in this stage
     meta: Mapping[str, Any]  # description saved with each checkpoint
@@ -166,6 +170,7 @@ def _train(
                 "epoch": done // stage.steps_per_epoch,
                 "step": done,
                 **scores,
+                **_never_confused(stage, evaluation),
                 "seconds": time.monotonic() - paused,
             }
             log.write(record, _validation_line(record))
@@ -271,13 +276,27 @@ def _report(stage: Stage, done: int, meter: StepMeter, log: RunLog) -> None:
     log.write(record, progress_line(record))
 
 
+def _never_confused(stage: Stage, evaluation: Evaluation) -> dict[str, Any]:
+    """How many classes have no confusing class now, and the first few."""
+    names = stage.never_confused(evaluation)
+    return {
+        "never_confused": len(names),
+        "never_confused_classes": list(names[:_NAMED]),
+    }
+
+
 def _validation_line(record: Mapping[str, Any]) -> str:
     shots = ", ".join(
         f"{name} {record[name]:.1%}"
         for name in ("many", "medium", "few", "overall")
         if record.get(name) is not None
     )
+    few = ""
+    if record["never_confused"]:
+        named = ", ".join(record["never_confused_classes"])
+        more = ", ..." if record["never_confused"] > _NAMED else ""
+        few = f"; {record['never_confused']} tail classes never confused: {named}{more}"
     return (
         f"{record['stage']} epoch {record['epoch']} validation: {shots} "
-        f"({duration(record['seconds'])})"
+        f"({duration(record['seconds'])}){few}"
     )

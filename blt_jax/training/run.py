@@ -15,7 +15,13 @@ from blt_jax.data.plan import BatchPlan
 from blt_jax.training.environment import environment
 from blt_jax.training.interruption import StopRequest
 from blt_jax.training.loop import train_stage
-from blt_jax.training.setup import Setup, prepare, steps_per_epoch
+from blt_jax.training.setup import (
+    Setup,
+    prepare,
+    some_names,
+    steps_per_epoch,
+    without_validation,
+)
 from blt_jax.training.stages import STAGES, make_plan, make_stage
 
 CLASS_MAP = "class_map.json"
@@ -80,6 +86,20 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
         f"classes, {devices} {jax.default_backend()} device{'s' * (devices > 1)}",
         flush=True,
     )
+    missing = without_validation(setup)
+    if missing and any(plan.widths for plan in plans.values()):
+        fallback = setup.config.hallucination.confusion_fallback
+        result = (
+            "are not hallucinated (hallucination.confusion_fallback='uniform' changes "
+            "that)"
+            if fallback == "skip"
+            else "are confused with any class"
+        )
+        print(
+            f"tail classes without validation images, {some_names(missing)}; they "
+            f"{result}",
+            flush=True,
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     derived = {
         name: {

@@ -179,6 +179,28 @@ def shots(config: ConfigDict, class_counts: np.ndarray) -> ShotMasks:
     return shot_masks(class_counts, many=options.many, few=options.few)
 
 
+def without_validation(setup: Setup) -> tuple[str, ...]:
+    """Tail classes without a validation image: nothing is known of their confusion."""
+    in_val = np.bincount(setup.dataset.val.labels, minlength=setup.dataset.num_classes)
+    missing = tail(setup.config, setup.dataset.class_counts) & (in_val == 0)
+    return tuple(setup.dataset.class_names[c] for c in np.flatnonzero(missing))
+
+
+def never_confused(setup: Setup, evaluation: Evaluation) -> tuple[str, ...]:
+    """Tail classes of which no validation image was taken for another class."""
+    wrong = evaluation.labels[evaluation.labels != evaluation.predictions]
+    confused = np.bincount(wrong, minlength=setup.dataset.num_classes) > 0
+    clear = tail(setup.config, setup.dataset.class_counts) & ~confused
+    return tuple(setup.dataset.class_names[c] for c in np.flatnonzero(clear))
+
+
+def some_names(names: Sequence[str], most: int = 5) -> str:
+    """How many names, and the first few of them."""
+    more = ", ..." if len(names) > most else ""
+    listed = f": {', '.join(names[:most])}{more}" if names else ""
+    return f"{len(names)}{listed}"
+
+
 def tail(config: ConfigDict, class_counts: np.ndarray) -> np.ndarray:
     """The classes to hallucinate, [C] bool."""
     options = config.tail

@@ -29,6 +29,7 @@ from blt_jax.training.setup import (
     evaluate_split,
     image_dtype,
     model_meta,
+    never_confused,
     score,
     steps_per_epoch,
     tail,
@@ -162,6 +163,9 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
             setup, dataset.val, state.params, state.batch_stats
         ),
         score=lambda evaluation: score(setup, evaluation),
+        never_confused=lambda evaluation: (
+            never_confused(setup, evaluation) if plan.widths else ()
+        ),
         num_validation=len(dataset.val.labels),
         key=root,
         meta=model_meta(
