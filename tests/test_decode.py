@@ -1,12 +1,14 @@
 """Decoding: formats, limits, orientation, damage, crops."""
 
 import io
+import pickle
 import re
 import tarfile
 import zlib
 
 import numpy as np
 import pytest
+from corruption import bmp_header, png_header, webp_header, with_exif
 from PIL import Image
 
 from blt_jax.data import decode as module
@@ -87,6 +89,32 @@ def test_16_bit_grey_is_scaled_not_clipped():
     expected = np.round(values / 257.0)
     assert np.abs(result[..., 1] - expected).max() == 0
     assert result.min() == 0 and result.max() == 255
+
+
+def test_alpha_is_dropped_not_blended():
+    alpha = np.full((20, 30, 1), 7, np.uint8)
+    rgba = np.concatenate([PIXELS, alpha], -1)
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True, "exact": True})):
+        result = decode(encoded(rgba, kind, **options), name="x")
+        np.testing.assert_array_equal(result, PIXELS)
+
+
+def test_16_bit_colour_keeps_the_upper_8_bits():
+    values = np.random.RandomState(0).randint(0, 65536, (5, 4, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    data = png_header(4, 5, bits=16, colour=2, content=rows)
+    np.testing.assert_array_equal(decode(data, name="x"), values >> 8)
+
+
+def test_a_broken_exif_does_not_spoil_the_image():
+    data = encoded(PIXELS, "JPEG", quality=95)
+    expected = decode(data, name="x")
+    for content in (b"", b"no TIFF", b"MM\0*\0\0\0\x08\xff\xff"):
+        broken = with_exif(data, content)
+        assert np.abs(decode(broken, name="x").astype(int) - expected).max() <= 2
+    # Nor is a damaged image excused by it.
+    with pytest.raises(BadImageError):
+        decode(with_exif(data[:-100], b"no TIFF"), name="x")
 
 
 def test_arrays_as_they_are():
@@ -175,6 +203,30 @@ def test_just_below_the_limit_is_opened():
     # Below the limit it is the missing data that is complained about.
     with pytest.raises(BadImageError, match="not a whole"):
         decode(bomb(7071, 7071), name="x")
+
+
+@pytest.mark.parametrize("make", [bmp_header, webp_header])
+def test_size_limit_of_other_formats(make):
+    with pytest.raises(BadImageError, match="8000 x 8000 pixels") as error:
+        open_picture(make(8000, 8000), name="x")
+    assert error.value.kind == "too large"
+
+
+def test_kinds_of_problems():
+    for data, kind in (
+        (b"<html>", "not an image"),
+        (encoded(PIXELS, "GIF"), "not an image"),
+        (encoded(PIXELS)[:-40], "damaged"),
+        (encoded(PIXELS, "JPEG")[:-40], "damaged"),
+        (bomb(9000, 9000), "too large"),
+        (PIXELS[..., :2], "not pixels"),
+    ):
+        with pytest.raises(BadImageError) as error:
+            decode(data, name="x")
+        assert error.value.kind == kind
+        # Errors of worker processes arrive pickled.
+        copy = pickle.loads(pickle.dumps(error.value))
+        assert copy.kind == kind and str(copy) == str(error.value)
 
 
 def test_jpeg_size_limit():

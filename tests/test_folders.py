@@ -1,6 +1,7 @@
 """Class folders, natural order and the class map."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -73,6 +74,47 @@ def test_refuses(tmp_path):
     (tmp_path / "dog/1.jpg").unlink()
     with pytest.raises(ValueError, match="no images"):
         read_folder(tmp_path)
+
+
+def test_links_may_not_lead_out(tmp_path):
+    root = tmp_path / "root"
+    touch(root, "train/cat/1.jpg", "other/2.jpg")
+    touch(tmp_path, "secret/3.jpg", "root-2/4.jpg")
+    cat = root / "train" / "cat"
+    (cat / "in.jpg").symlink_to(root / "other" / "2.jpg")
+    (cat / "beside.jpg").symlink_to("1.jpg")
+    (root / "train" / "dog").symlink_to(root / "other")
+    _, labels, names = read_folder(root / "train", root=root)
+    assert names == ("cat", "dog") and labels.tolist() == [0, 0, 0, 1]
+    # Without a root the folder itself is the limit.
+    with pytest.raises(ValueError, match=r"dog: a link out of .*data\.root"):
+        read_folder(root / "train")
+    # A name that only begins like the root is outside as well.
+    for target in (tmp_path / "secret" / "3.jpg", tmp_path / "root-2" / "4.jpg"):
+        (cat / "out.jpg").symlink_to(target)
+        with pytest.raises(ValueError, match=r"out\.jpg: a link out of .*root,"):
+            read_folder(root / "train", root=root)
+        (cat / "out.jpg").unlink()
+    (root / "train" / "emu").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="emu: a link out of"):
+        read_folder(root / "train", root=root)
+
+
+def test_only_files_are_images(tmp_path):
+    touch(tmp_path, "cat/1.jpg", "cat/folder.jpg/2.jpg", "far/3.jpg")
+    cat = tmp_path / "cat"
+    (cat / "linked.jpg").symlink_to(tmp_path / "far")  # not followed
+    assert [path[len(str(cat)) + 1 :] for path in image_files(cat)] == [
+        "1.jpg",
+        "folder.jpg/2.jpg",
+    ]
+    os.mkfifo(cat / "pipe.jpg")  # reading it would wait for ever
+    with pytest.raises(ValueError, match=r"pipe\.jpg: not a file"):
+        image_files(cat)
+    (cat / "pipe.jpg").unlink()
+    (cat / "gone.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(FileNotFoundError, match=r"gone\.jpg: a link to a file that"):
+        image_files(cat)
 
 
 def test_class_map_round_trip(tmp_path):

@@ -1,6 +1,7 @@
 """List files: what is accepted, and what is refused with file and line."""
 
 import gzip
+import os
 import re
 import time
 
@@ -62,16 +63,29 @@ def test_a_line_separator_in_a_name_does_not_split_the_line(root):
         ("a/1.jpg -1", "label -1 must be at least 0"),
         ("a/1.jpg 99999999999", "label 99999999999"),
         ("a/1.jpg cat", "'cat' is not a whole number"),
+        ("a/1.jpg 1_0", "'1_0' is not a whole number"),
+        ("a/1.jpg \u0661", "is not a whole number"),
+        ("a/1.jpg 0.0", "'0.0' is not a whole number"),
+        ("pipe.jpg 0", "no file 'pipe.jpg'"),
         ("a/1.jpg", "not a path and a label"),
     ],
 )
 def test_refuses_with_file_and_line(root, line, words):
     (root / "out").symlink_to(root.parent)
     (root / "out.jpg").symlink_to(root.parent / "secret.jpg")
+    os.mkfifo(root / "pipe.jpg")
     path = write(root, f"a/1.jpg 0\n{line}\ntop.jpg 1\n")
-    with pytest.raises(ValueError, match=re.escape(f"{path}:2: ") + ".*" + words) as e:
+    where = re.escape(f"{path}:2: ")
+    with pytest.raises((ValueError, OSError), match=where + ".*" + words) as e:
         read_list(path, root, num_classes=3)
     assert "\n" not in str(e.value)
+
+
+def test_a_slip_of_the_pen_does_not_fill_the_memory(root):
+    for label in ("2000000000", "99999999999999999999"):
+        path = write(root, f"a/1.jpg 0\ntop.jpg {label}\n")
+        with pytest.raises(ValueError, match=r":2: label .*"):
+            read_list(path, root, every_class=True)
 
 
 def test_links_inside_the_root_are_fine(root):
