@@ -1,6 +1,7 @@
 """Bad files: the two policies, the list of them, verification, a damaged photograph."""
 
 import csv
+import fcntl
 import io
 import json
 import multiprocessing
@@ -120,6 +121,21 @@ def test_skip_is_training_on_a_mended_list(tmp_path, seed_source):
     assert replaced > 20
 
 
+def test_replacements_are_spread_over_the_class():
+    split = make_split(range(10))  # half of class 0
+    policy = BadFiles("skip", split)
+
+    def read(record):
+        if record < 10:
+            raise BadImageError("x")
+        return record
+
+    taken = [policy.read(record, read)[0] for record in range(10)]
+    assert set(taken) <= set(range(10, 20)) and len(set(taken)) >= 5
+    # Whatever was met before.
+    assert BadFiles("skip", split).read(7, read)[0] == taken[7]
+
+
 def test_the_same_by_any_threads_hosts_and_start():
     whole = list(batches(make(make_split(), num_threads=4)))
     for threads in (0, 3):
@@ -203,8 +219,9 @@ def bad_file(i):
     return BadFile("train", i, f'a, "{i}"\nx\udcff.jpg', 0, "damaged", "why", "b")
 
 
-def add_all(path):
+def add_all(path, start):
     shared = BadFileList(path)
+    start.wait(60)
     for i in range(40):
         shared.add(bad_file(i))
 
@@ -213,9 +230,11 @@ def test_each_path_is_listed_once_by_threads_and_processes(tmp_path):
     path = tmp_path / "bad.csv"
     shared = BadFileList(path)
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=add_all, args=(path,)) for _ in range(3)]
+    start = context.Barrier(4)
+    workers = [context.Process(target=add_all, args=(path, start)) for _ in range(3)]
     for worker in workers:
         worker.start()
+    start.wait(60)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(shared.add, [bad_file(i % 40) for i in range(200)]))
     for worker in workers:
@@ -233,6 +252,20 @@ def test_each_path_is_listed_once_by_threads_and_processes(tmp_path):
     BadFileList(path).add(bad_file(99))
     rows = [row for row in rows_of(path) if row["replaced_by"]]
     assert len(rows) == 41 and rows[-1]["path"] == bad_file(99).path
+
+
+def test_a_row_waits_for_another_process(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.touch()
+    with path.open("ab") as other, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        adding = pool.submit(BadFileList(path).add, bad_file(1))
+        with pytest.raises(TimeoutError):
+            adding.result(timeout=0.3)
+        assert path.stat().st_size == 0
+        fcntl.flock(other, fcntl.LOCK_UN)
+        adding.result(timeout=60)
+    assert len(rows_of(path)) == 1
 
 
 def photograph(shared):
@@ -303,13 +336,42 @@ def test_verification_finds_every_bad_file():
     assert summary([], total=3) == ["all 3 images can be read"]
 
 
-def test_verification_sees_what_exif_hides_from_training(monkeypatch, shared):
-    pytest.importorskip("simplejpeg")
-    whole = corruption.plain_jpeg(photograph(shared))
+def with_surplus(photo):
+    """A whole JPEG and one with half of its scan left over.
+
+    Of the surplus libjpeg warns; Pillow is silent.
+    """
+    whole = corruption.plain_jpeg(photo)
     start, end = corruption.body(whole)
-    place = (start + end) // 2
-    # Half of a scan left over: libjpeg warns, Pillow is silent.
-    surplus = whole[:end] + whole[start:place] + whole[end:]
+    return whole, whole[:end] + whole[start : (start + end) // 2] + whole[end:]
+
+
+def test_simplejpeg_refuses_what_libjpeg_warns_of(shared):
+    pytest.importorskip("simplejpeg")
+    whole, surplus = with_surplus(photograph(shared))
+    corruption.decode(whole, name="x")
+    with pytest.raises(BadImageError, match="extraneous bytes"):
+        corruption.decode(surplus, name="x")
+
+
+def test_a_second_look_only_where_the_end_is_grey(monkeypatch, shared):
+    monkeypatch.setattr(corruption.module, "simplejpeg", None)
+    looks = []
+    small = corruption.damage._small
+    monkeypatch.setattr(
+        corruption.damage, "_small", lambda data: looks.append(1) or small(data)
+    )
+    whole = corruption.plain_jpeg(photograph(shared))
+    corruption.decode(whole, name="x")
+    assert not looks
+    grey = Image.new("RGB", (16, 16), (128, 128, 128))
+    corruption.decode(corruption.saved(grey, "JPEG"), name="x")
+    assert len(looks) == 2
+
+
+def test_verification_sees_what_exif_hides_from_training(shared):
+    pytest.importorskip("simplejpeg")
+    whole, surplus = with_surplus(photograph(shared))
     good, bad = (corruption.with_exif(data, b"") for data in (whole, surplus))
     split = Split("val", [good, bad], np.zeros(2, np.int32), ["good", "bad"])
     (found,) = verify_images([split], threads=1)

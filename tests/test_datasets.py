@@ -38,6 +38,21 @@ def lists(root, **options):
     return load_dataset(kind="lists", root=root, **(files | options))
 
 
+def test_folders_may_not_leave_the_root(root):
+    with pytest.raises(ValueError, match=r"data\.val: '\.\./val' leaves data\.root"):
+        load_dataset(kind="folder", root=root / "train", train=".", val="../val")
+    # A full path is meant as it is.
+    paths = {name: str(root / name) for name in ("train", "val", "test")}
+    assert len(load_dataset(kind="folder", root=root, **paths).train) == 9
+
+
+def test_labels_are_checked_on_the_host(root):
+    split = split_of_files("val", ["a", "b"], np.array([0, -1]))
+    train = split_of_files("train", ["c"])
+    with pytest.raises(ValueError, match="val: b has label -1, below 0"):
+        Dataset(train, split, split.head(0), ("x",))
+
+
 def test_folder_and_lists_agree(root):
     for dataset in (load_dataset(kind="folder", root=root), lists(root)):
         assert dataset.class_names == ("2", "10", "x")
