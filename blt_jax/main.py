@@ -69,6 +69,7 @@ def check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Look a configuration over: data, shapes, cost; trains nothing."""
     from blt_jax.config import load_config
     from blt_jax.data.bad_files import write_bad_files
+    from blt_jax.data.progress import Progress
     from blt_jax.data.verify import summary, verify_images
     from blt_jax.training.check import check
     from blt_jax.training.setup import prepare
@@ -83,7 +84,7 @@ def check(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.verify_images:
         splits = (setup.dataset.train, setup.dataset.val, setup.dataset.test)
         bad = verify_images(
-            splits, threads=config.data.threads, progress=_verification_progress()
+            splits, threads=config.data.threads, report=Progress("verified")
         )
         print("\n".join(summary(bad, total=sum(len(split) for split in splits))))
         if arguments.bad_files:
@@ -522,28 +523,6 @@ def _join_processes() -> None:
             "SLURM, Open MPI and TPU pods set JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process"
         ) from error
-
-
-def _verification_progress() -> Callable[[str, int, int, float], None]:
-    """Tells how far it is every ten seconds, on stderr."""
-    from blt_jax.training.log import duration
-
-    told = 0.0
-
-    def tell(split: str, done: int, total: int, seconds: float) -> None:
-        nonlocal told
-        if seconds - told < 10 or done == total:
-            return
-        told = seconds
-        left = seconds * (total - done) / done
-        print(
-            f"verifying {split}: {done}/{total} images, {done / seconds:.0f} img/s, "
-            f"ETA {duration(left)}",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return tell
 
 
 def _print_table(name: str, split: str, result: dict[str, Any]) -> None:

@@ -23,9 +23,9 @@ from blt_jax.data.prepare import imagenet_lt, places_lt, run
 from blt_jax.data.prepare import images as images_module
 from blt_jax.data.prepare.holdout import long_tail
 from blt_jax.data.prepare.output import training_flags
-from blt_jax.data.prepare.progress import Progress
 from blt_jax.data.prepare.request import Request
 from blt_jax.data.profiles import exponential, index_hash, long_tailed_indices
+from blt_jax.data.progress import Progress
 from blt_jax.main import run as main
 
 
@@ -782,8 +782,8 @@ def test_progress():
         now[0] = float(second)
         progress(done, 1100)
     assert stream.getvalue().splitlines() == [
-        "images: 200/1100 (18 %), 10/s, 90 s left",
-        "images: 1100/1100 (100 %), 10/s, 0 s left",
+        "images: 200/1100 (18 %), 10/s, 1m30s left",
+        "images: 1100/1100 (100 %), 10/s, 0s left",
     ]
     short = Progress("images", stream=stream, clock=lambda: now[0])
     short(0, 10)

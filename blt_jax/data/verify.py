@@ -1,7 +1,6 @@
 """Every image of a data set decoded once, before training: which files are bad."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -13,16 +12,17 @@ from blt_jax.data.threads import DecodingThreads
 
 # Images between two looks at the clock; a whole split of tasks would fill the memory.
 _BLOCK = 256
-Progress = Callable[[str, int, int, float], None]
 
 
 def verify_images(
-    splits: Sequence[Split], *, threads: int, progress: Progress | None = None
+    splits: Sequence[Split],
+    *,
+    threads: int,
+    report: Callable[[int, int], None] | None = None,
 ) -> list[BadFile]:
     """Decode every image of the splits in parallel; return the bad files in order.
 
-    progress: called now and then with the name of a split, images done and in all (of
-      all splits), and the seconds since the start.
+    report: report(images done, images of all splits), now and then.
 
     Finds what training finds, and with simplejpeg a little more: training decodes
     JPEG with EXIF by Pillow, which keeps libjpeg's warnings to itself.
@@ -33,7 +33,7 @@ def verify_images(
     pool = DecodingThreads(threads)
     total = sum(len(split) for split in splits)
     bad: list[BadFile] = []
-    done, begin = 0, time.monotonic()
+    done = 0
     for split in splits:
         for start in range(0, len(split), _BLOCK):
             count = min(_BLOCK, len(split) - start)
@@ -45,8 +45,8 @@ def verify_images(
             pool.each(look, count)
             bad += [one for one in found if one is not None]
             done += count
-            if progress is not None:
-                progress(split.name, done, total, time.monotonic() - begin)
+            if report is not None:
+                report(done, total)
     return bad
 
 

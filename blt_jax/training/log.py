@@ -1,13 +1,14 @@
 """What a run tells: JSON lines in a file, and a line for the person watching."""
 
 import json
-import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from blt_jax.data.progress import duration
 
 
 class RunLog:
@@ -135,13 +136,3 @@ def progress_line(record: Mapping[str, Any]) -> str:
     parts.append(f"data wait {record['data_wait']:.0%}")
     parts.append(f"ETA {duration(record['seconds_left'])}")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 1h02m, 3m05s or 9s."""
-    whole = math.ceil(max(seconds, 0))
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    if whole >= 60:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole}s"

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from blt_jax.data.progress import duration
 from blt_jax.hallucination.targets import (
     Confusion,
     confusion_pools,
@@ -24,7 +25,7 @@ from blt_jax.hallucination.targets import (
 from blt_jax.training.checkpoint import Checkpointer
 from blt_jax.training.evaluate import Evaluation
 from blt_jax.training.interruption import InterruptionError
-from blt_jax.training.log import RunLog, StepMeter, duration, progress_line
+from blt_jax.training.log import RunLog, StepMeter, progress_line
 from blt_jax.training.mesh import put_batch, put_replicated, replicated
 from blt_jax.training.programs import BATCH_FIELDS, Program, compile_steps
 from blt_jax.training.state import TrainState

@@ -18,9 +18,9 @@ from blt_jax.data.prepare.output import (
     write_all_records,
 )
 from blt_jax.data.prepare.places_lt import places_lt
-from blt_jax.data.prepare.progress import Progress
 from blt_jax.data.prepare.request import SPLITS, Preparation, Request, Selection
 from blt_jax.data.prepare.tiny_imagenet_lt import tiny_imagenet_lt
+from blt_jax.data.progress import Progress
 
 PREPARATIONS: dict[str, Preparation] = {
     "imagenet_lt": imagenet_lt,

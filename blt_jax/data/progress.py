@@ -1,5 +1,6 @@
 """How far a long task is, on stderr: share, rate and remaining time."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ SECONDS_BETWEEN = 5.0
 
 
 class Progress:
-    """A line now and then: `images: 1200/5000 (24 %), 310/s, 12 s left`.
+    """A line now and then: `images: 1200/5000 (24 %), 310/s, 12s left`.
 
     clock: seconds, for tests.
     """
@@ -50,7 +51,10 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person reads them: "12 s", "4 min", "2.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    """Seconds as 1h02m, 3m05s or 9s."""
+    whole = math.ceil(max(seconds, 0))
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole >= 60:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole}s"
