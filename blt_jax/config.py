@@ -20,6 +20,7 @@ MAY_CHANGE = (  # between interruption and resumption
     "data.root",
     "data.threads",
     "data.bad_files",
+    "data.workers",
     "data.buffer",
     "evaluation.batch_size",
     "checkpoint.every_steps",
@@ -63,8 +64,9 @@ def default_config() -> ConfigDict:
     config.data.seed_crop_scale = (0.3, 1.0)  # the same for seeds from the data set
     config.data.mean = IMAGENET_MEAN
     config.data.std = IMAGENET_STD
-    config.data.threads = 2  # decoding
-    config.data.buffer = 4  # batches held ready at most
+    config.data.threads = 2  # decoding, in each process
+    config.data.workers = 0  # processes that make batches; 0: threads alone
+    config.data.buffer = 4  # batches held ready at most, as many as workers or more
     # An unreadable training image: error stops the run; skip trains with another image
     # of its class and lists it in bad_files.csv. Validation and test always stop.
     config.data.bad_files = "error"

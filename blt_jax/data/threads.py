@@ -15,6 +15,10 @@ class DecodingThreads:
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type["DecodingThreads"], tuple[int]]:
+        # In another process threads are started anew.
+        return DecodingThreads, (self._num_threads,)
+
     def each(self, function: Callable[[int], None], count: int) -> None:
         """Call function(0) ... function(count - 1); the first error is raised."""
         if self._num_threads < 2 or count < 2:

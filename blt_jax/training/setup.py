@@ -157,7 +157,7 @@ def evaluate_split(
         setup.eval_step,
         params,
         batch_stats,
-        batches(padded, buffer=config.data.buffer),
+        batches(padded, buffer=config.data.buffer, num_workers=config.data.workers),
         labels=split.labels,
         mesh=setup.mesh,
     )

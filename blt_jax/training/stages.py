@@ -138,7 +138,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
             num_hosts=jax.process_count(),
             bad_files=bad_files,
         )
-        return batches(steps, start=start, buffer=data.buffer)
+        return batches(steps, start=start, buffer=data.buffer, num_workers=data.workers)
 
     def initial_state() -> TrainState:
         params, batch_stats = model.init(initial_key(root))
