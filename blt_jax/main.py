@@ -131,7 +131,7 @@ def hallucinate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
 
 
 def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Time hallucination, the ascent alone, a step, or several devices; writes JSON."""
+    """Time hallucination, the ascent, a step, several devices, the input; JSON."""
     import jax
 
     from blt_jax.bench.document import document, write_document
@@ -142,6 +142,7 @@ def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     given = vars(arguments)
     options = Options(
         against_torch=arguments.against == "torch",
+        against_torchvision=arguments.against == "torchvision",
         **{
             field.name: given[field.name]
             for field in dataclasses.fields(Options)
@@ -156,10 +157,12 @@ def bench(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     checkpoint = arguments.checkpoint
     if checkpoint is not None:
         config, _ = _config_of(checkpoint, arguments.config, overrides)
+    elif arguments.kind == "input" and not options.demand:
+        config = None  # only images are needed
     elif arguments.config is None or arguments.kind in ("overhead", "ascent"):
         raise ValueError(
             f"{arguments.kind}: give --checkpoint; when an ascent ends depends on the "
-            "model. step and scaling can do with --config alone"
+            "model. step, scaling and input --demand can do with --config alone"
         )
     else:
         config = load_config(arguments.config, overrides)
@@ -281,9 +284,10 @@ def _hallucinate_arguments(parser: argparse.ArgumentParser) -> None:
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kind",
-        choices=("overhead", "ascent", "step", "scaling"),
+        choices=("overhead", "ascent", "step", "scaling", "input"),
         help="overhead: BLT against vanilla steps; ascent: plain loop, cascade, "
-        "unrolled; step: a vanilla step; scaling: 1, 2, 4, 8 devices",
+        "unrolled; step: a vanilla step; scaling: 1, 2, 4, 8 devices; input: images "
+        "to batches on the host",
     )
     parser.add_argument(
         "--checkpoint", metavar="FOLDER", help="the model that steps begin with"
@@ -310,7 +314,20 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, help="ascent: seeds to draw (32)")
     parser.add_argument("--devices", nargs="+", type=int, help="scaling (1 2 4 8)")
     parser.add_argument(
-        "--against", choices=("torch",), help="step: the same network in PyTorch"
+        "--against",
+        choices=("torch", "torchvision"),
+        help="step: the same network in PyTorch (torch); input: the released code's "
+        "transforms in torchvision, else in Pillow and NumPy",
+    )
+    parser.add_argument(
+        "--source", type=Path, metavar="FOLDER", help="input: photographs, at any depth"
+    )
+    parser.add_argument("--batch", type=int, help="input: images a batch (64)")
+    parser.add_argument("--cores", type=int, help="input: bind to so many (all)")
+    parser.add_argument(
+        "--demand",
+        action="store_true",
+        help="input: also measure how many images the step of --config consumes",
     )
 
 

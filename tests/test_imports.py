@@ -32,7 +32,14 @@ SEE_CONFIG = {
     f"training/{name}.py"
     for name in ("assess", "check", "examples", "imports", "run", "setup", "stages")
 } | {"bench/workload.py"}
-OPTIONAL = {"torch", "sklearn", "simplejpeg", "tensorboardX", "flatbuffers"}
+OPTIONAL = {
+    "torch",
+    "torchvision",
+    "sklearn",
+    "simplejpeg",
+    "tensorboardX",
+    "flatbuffers",
+}
 
 
 class Import(NamedTuple):

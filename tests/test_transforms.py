@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blt_jax.data.decode import open_picture
+from blt_jax.data.decode import Picture, open_picture
 from blt_jax.data.transforms import eval_crop, train_crop
 
 
@@ -118,3 +118,71 @@ def test_eval_crop_is_resize_then_centre_crop(shape, resize, size):
 def test_refuses(make, word):
     with pytest.raises(ValueError, match=word):
         make()
+
+
+BINS = 20
+CHI_SQUARE = 43.8  # exceeded once in 1000 with BINS - 1 degrees of freedom
+
+
+def chi_square(values):
+    """Of values in [0, 1) against the uniform distribution."""
+    assert values.min() >= 0 and values.max() < 1
+    counts = np.bincount((values * BINS).astype(int), minlength=BINS)
+    expected = len(values) / BINS
+    return ((counts - expected) ** 2 / expected).sum()
+
+
+def test_random_resized_is_uniform_in_area_log_ratio_and_place(monkeypatch):
+    # Boxes of at most 0.3 of a square always fit: nothing is drawn again.
+    side, low, high = 100_000, 0.08, 0.3
+    seen = boxes_of_size(monkeypatch, side, (low, high), 6000)
+    left, top, right, bottom = seen.T
+    width, height = right - left, bottom - top
+    area = (width * height / side**2 - low) / (high - low)
+    ratio = (np.log(width / height) / math.log(4 / 3) + 1) / 2
+    # Rounding to whole pixels may pass the ends by a hair.
+    area, ratio = area.clip(0, 1 - 1e-9), ratio.clip(0, 1 - 1e-9)
+    across, down = left / (side - width + 1), top / (side - height + 1)
+    found = {"area": area, "ratio": ratio, "across": across, "down": down}
+    for name, values in found.items():
+        assert chi_square(values) < CHI_SQUARE, name
+    # And independent of each other.
+    correlation = np.corrcoef(list(found.values()))
+    assert np.abs(correlation - np.eye(4)).max() < 4 / 6000**0.5
+
+
+def boxes_of_size(monkeypatch, side, scale, number):
+    """As `boxes`, of a square too large to have pixels."""
+    seen = []
+    monkeypatch.setattr(
+        "blt_jax.data.transforms.crop", lambda picture, box, size: seen.append(box)
+    )
+    apply = train_crop("random_resized", image_size=8, scale=scale)
+    square, random = Picture(side, side, "x", load=None), generator(1)
+    for _ in range(number):
+        apply(square, random)
+    return np.array(seen, np.float64)
+
+
+def test_small_squares_are_cut_at_every_place_alike(monkeypatch):
+    # 16 of the 64 pixels of a side of 8 with ratio near 1: a side of 4, 5 places.
+    seen = boxes_of_size(monkeypatch, 8, (0.25, 0.25), 4000)
+    left, _, right, _ = seen[(seen[:, 2] - seen[:, 0]) == 4].T
+    counts = np.bincount(left.astype(int), minlength=5)
+    assert len(counts) == 5 and right.max() == 8
+    expected = counts.sum() / 5
+    assert ((counts - expected) ** 2 / expected).sum() < 18.5  # 4 degrees, 1 in 1000
+
+
+def test_larger_boxes_than_the_image_are_drawn_again(monkeypatch):
+    # A share a of a square fits if a <= ratio <= 1 / a. Among a ~ U(0.5, 1) and
+    # log ratio ~ U(+-log 4/3) that do, P(a > 0.75) follows from
+    # P(fits | a) = min(1, -log(a) / log(4/3)): 1 below 0.75, else -log(a) / log(4/3).
+    side = 100_000
+    left, top, right, bottom = boxes_of_size(monkeypatch, side, (0.5, 1.0), 6000).T
+    area = (right - left) * (bottom - top) / side**2
+    # Integral of -log a from 0.75 to 1 is 1 - 0.75 + 0.75 log 0.75.
+    large = (0.25 + 0.75 * math.log(0.75)) / math.log(4 / 3)
+    expected = large / (0.25 + large)
+    # A box fails ten times once in a million.
+    assert np.mean(area > 0.75) == pytest.approx(expected, abs=4 * 0.5 / 6000**0.5)

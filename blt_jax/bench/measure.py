@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blt_jax.bench.ascent import ascent, draw_seeds, read_seeds
+from blt_jax.bench.input import InputOptions, input_rows
 from blt_jax.bench.overhead import overhead
 from blt_jax.bench.scaling import scaling
 from blt_jax.bench.step import step
@@ -29,6 +30,11 @@ class Options:
     count: int = 32  # ascent: seeds to draw
     devices: Sequence[int] = (1, 2, 4, 8)  # scaling
     against_torch: bool = False  # step
+    source: Path | None = None  # input: folder of photographs
+    batch: int = 64  # input
+    cores: int | None = None  # input; None: all
+    demand: bool = False  # input: measure what the configured step consumes
+    against_torchvision: bool = False  # input
 
 
 def measure(kind: str, load: Load, options: Options) -> Rows:
@@ -74,9 +80,32 @@ def _scaling(load: Load, options: Options) -> Rows:
     return scaling(load, devices=options.devices, rounds=options.rounds)
 
 
+def _input(load: Load, options: Options) -> Rows:
+    if options.source is None:
+        raise ValueError("input: give --source, a folder of photographs")
+    demand = None
+    if options.demand:
+        # Before the process is confined to some cores.
+        rows = step(load(None), against_torch=False, rounds=options.rounds)
+        augmented = next(row for row in rows if row["library"] == "blt_jax augmented")
+        demand = augmented["images_per_second"]
+        yield augmented | {"source": "step", "stage": "demand"}
+    yield from input_rows(
+        InputOptions(
+            source=options.source,
+            batch=options.batch,
+            cores=options.cores,
+            torchvision=options.against_torchvision,
+        ),
+        rounds=options.rounds,
+        demand=demand,
+    )
+
+
 KINDS: dict[str, Callable[[Load, Options], Rows]] = {
     "overhead": _overhead,
     "ascent": _ascent,
     "step": _step,
     "scaling": _scaling,
+    "input": _input,
 }

@@ -1,0 +1,380 @@
+"""The host's part of training: encoded images to augmented batches, and its parts.
+
+Every arm of a round makes a batch of the same images. `ratio` is how many times as many
+images as the released code's transforms it makes in the same time on the same cores.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from blt_jax.bench.released import (
+    Transform,
+    pillow_transform,
+    torchvision_transform,
+)
+from blt_jax.bench.timing import Arm, interleave, milliseconds, ratio
+from blt_jax.data import randomness
+from blt_jax.data.decode import Picture, open_picture
+from blt_jax.data.folders import image_files
+from blt_jax.data.pipeline import train_dataset
+from blt_jax.data.plan import BatchPlan
+from blt_jax.data.sampler import ShuffledSampler
+from blt_jax.data.split import Source, Split
+from blt_jax.data.threads import DecodingThreads
+from blt_jax.data.transforms import train_crop
+from blt_jax.training.augment import Augmentation, Normalisation, augment, normalise
+from blt_jax.training.draws import draw
+
+MOST_IMAGES = 2048
+RECORD_SIDE = 256
+RECORD_QUALITY = 85
+_SEED = 0
+_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_AUGMENTATION = Augmentation(True, 10.0, 0.4, 0.4, 0.4)
+_BASELINE = ("released", "host", None)
+
+Key = tuple[str, str, str | None]  # source, stage, page cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """What is measured.
+
+    source: folder of photographs, at any depth.
+    batch, image_size: B and S.
+    cores: the process is confined to so many; None: all that it may use.
+    torchvision: it is the baseline, and not the same transforms in Pillow and NumPy.
+    """
+
+    source: Path
+    batch: int = 64
+    image_size: int = 224
+    cores: int | None = None
+    torchvision: bool = False
+
+
+def input_rows(
+    options: InputOptions, *, rounds: int, demand: float | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows for every source and stage; all arms are timed in turns.
+
+    demand: images a second that a training step consumes; rows then say which part of
+      it they meet.
+    """
+    with _confined(options.cores) as cores, tempfile.TemporaryDirectory() as folder:
+        bench = _Bench(options, cores, Path(folder))
+        timed = interleave(bench.arms(), rounds=rounds)
+        baseline = timed[str(_BASELINE)]
+        for key in bench.keys:
+            source, stage, cache = key
+            mine = timed[str(key)]
+            took = milliseconds(mine)
+            speed = 1000 * bench.batch / took["median"]
+            # Times as many images, hence the baseline's time over this one's.
+            row = {
+                "source": source,
+                "stage": stage,
+                "cache": cache,
+                "library": bench.library if key == _BASELINE else "blt_jax",
+                "n": rounds,
+                "batch": bench.batch,
+                "image_size": options.image_size,
+                "cores": cores,
+                "ms": took,
+                "images_per_second": speed,
+                "images_per_second_per_core": speed / cores,
+                **ratio(baseline, mine),
+                "ratio_to": "released",
+            }
+            if demand is not None:
+                row |= {"demand": demand, "share_of_demand": speed / demand}
+            yield row
+
+
+class _Bench:
+    """The arms, in the order of their rows, and the batches that they make."""
+
+    def __init__(self, options: InputOptions, cores: int, folder: Path):
+        found = image_files(options.source)
+        if not found:
+            raise ValueError(f"--source {options.source}: no images in it")
+        # They are held in memory: no more than these, from the whole folder.
+        self.paths = found[:: -(-len(found) // MOST_IMAGES)]
+        self.batch = min(options.batch, len(self.paths))
+        self.image_size = options.image_size
+        self.library = "torchvision" if options.torchvision else "Pillow and NumPy"
+        make = torchvision_transform if options.torchvision else pillow_transform
+        self.transform: Transform = make(options.image_size)
+        self.crop = train_crop("random_resized", image_size=options.image_size)
+        self.threads = DecodingThreads(cores)
+        self.num_threads = cores
+        count = len(self.paths)
+        self.plan = BatchPlan(
+            np.zeros(count, np.int32),
+            ShuffledSampler(
+                count, per_epoch=count // self.batch * self.batch, seed=_SEED
+            ),
+            batch_size=self.batch,
+            tail_mask=np.zeros(1, bool),
+            tail_fraction=0.0,
+            seed=_SEED,
+        )
+        self.records = [Path(path).read_bytes() for path in self.paths]
+        self.prepared = [_prepared(record) for record in self.records]
+        # One whose pages are dropped, another whose pages stay.
+        self.warm, self.cold = (
+            folder / "warm.array_record",
+            folder / "cold.array_record",
+        )
+        for file in (self.warm, self.cold):
+            write_array_record(file, self.prepared)
+        self.keys: list[Key] = []
+
+    def arms(self) -> dict[str, Arm]:
+        """Every arm by the text of its key."""
+        archive = ArrayRecord(self.warm)
+        jpeg, stored = self.records, self.prepared
+        arms: dict[Key, Arm] = {
+            _BASELINE: Arm(lambda number: number, self._released),
+            ("jpeg", "decode", None): self._decode(jpeg),
+            ("jpeg", "crop", None): self._cut(jpeg),
+            ("jpeg", "host", None): self._host(jpeg),
+            ("folder", "host", "warm"): self._host(_Files(self.paths)),
+            ("arrayrecord", "decode", None): self._decode(stored),
+            ("arrayrecord", "crop", None): self._cut(stored),
+            ("arrayrecord", "host", "warm"): self._host(archive),
+            ("batch", "transfer", None): self._transfer(),
+            ("jpeg", "all", None): self._all(jpeg),
+            ("arrayrecord", "all", "warm"): self._all(archive),
+        }
+        if hasattr(os, "posix_fadvise"):
+            arms["folder", "host", "cold"] = self._host(
+                _Files(self.paths), cold=self._files_of
+            )
+            arms["arrayrecord", "host", "cold"] = self._host(
+                ArrayRecord(self.cold), cold=lambda number: [self.cold]
+            )
+        self.keys = list(arms)
+        return {str(key): arm for key, arm in arms.items()}
+
+    def _files_of(self, number: int) -> list[Path]:
+        return [Path(self.paths[i]) for i in self.plan(number).records]
+
+    def _released(self, number: int) -> np.ndarray:
+        shape = (self.batch, 3, self.image_size, self.image_size)
+        images = np.empty(shape, np.float32)
+        records = self.plan(number).records
+
+        def fill(row: int) -> None:
+            random = randomness.generator(_SEED, randomness.CROP, high=row, step=number)
+            images[row] = self.transform(self.records[records[row]], random)
+
+        self.threads.each(fill, self.batch)
+        return images
+
+    def _host(
+        self, source: Source, cold: Callable[[int], Sequence[Path]] | None = None
+    ) -> Arm:
+        ids = [str(path) for path in self.paths]
+        labels = np.zeros(len(ids), np.int32)
+        dataset = train_dataset(
+            Split("bench", source, labels, ids),
+            self.plan,
+            num_steps=2**31,
+            image_size=self.image_size,
+            seed=_SEED,
+            num_threads=self.num_threads,
+        )
+
+        def prepare(number: int) -> int:
+            for path in cold(number) if cold else ():
+                forget(path)
+            return number
+
+        return Arm(prepare, lambda number: dataset[number])
+
+    def _pictures(
+        self, records: Sequence[bytes], number: int
+    ) -> list[tuple[Picture, np.random.Generator]]:
+        return [
+            (
+                open_picture(records[record], name=str(self.paths[record])),
+                randomness.generator(_SEED, randomness.CROP, high=row, step=number),
+            )
+            for row, record in enumerate(self.plan(number).records)
+        ]
+
+    def _decode(self, records: Sequence[bytes]) -> Arm:
+        """Decoding at the scale that the crops need, without the crops."""
+
+        def prepare(number: int) -> list[Callable[[], Any]]:
+            asked: list[Callable[[], Any]] = []
+            for picture, random in self._pictures(records, number):
+                self.crop(_noting(picture, asked), random)
+            return asked
+
+        def run(asked: list[Callable[[], Any]]) -> None:
+            self.threads.each(lambda row: asked[row](), len(asked))
+
+        return Arm(prepare, run)
+
+    def _cut(self, records: Sequence[bytes]) -> Arm:
+        """Crops of pixels that have been decoded."""
+
+        def prepare(number: int) -> list[Callable[[], Any]]:
+            ready: list[Callable[[], Any]] = []
+            for row, (picture, random) in enumerate(self._pictures(records, number)):
+                asked: list[Callable[[], Any]] = []
+                self.crop(_noting(picture, asked), random)
+                again = randomness.generator(
+                    _SEED, randomness.CROP, high=row, step=number
+                )
+                ready.append(partial(self.crop, _decoded(picture, asked[0]()), again))
+            return ready
+
+        def run(ready: list[Callable[[], Any]]) -> None:
+            self.threads.each(lambda row: ready[row](), len(ready))
+
+        return Arm(prepare, run)
+
+    def _transfer(self) -> Arm:
+        shape = (self.batch, self.image_size, self.image_size, 3)
+        random = np.random.default_rng(_SEED)
+
+        def prepare(number: int) -> np.ndarray:
+            del number
+            return random.integers(0, 256, shape, np.uint8)
+
+        return Arm(prepare, lambda images: jax.block_until_ready(jnp.array(images)))
+
+    def _all(self, source: Source) -> Arm:
+        """A batch made, sent, augmented and normalised."""
+        host = self._host(source)
+        key = jax.random.key(_SEED)
+
+        @jax.jit
+        def on_device(images: jax.Array, ordinals: jax.Array) -> jax.Array:
+            draws = draw(key, 0, ordinals)
+            dtype = jnp.dtype(jnp.float32)
+            return normalise(
+                augment(images, draws, _AUGMENTATION, dtype), _NORMALISATION
+            )
+
+        def run(number: int) -> jax.Array:
+            batch: Mapping[str, np.ndarray] = host.run(number)
+            return jax.block_until_ready(on_device(batch["image"], batch["index"]))
+
+        return Arm(host.prepare, run)
+
+
+def _noting(picture: Picture, asked: list[Callable[[], Any]]) -> Picture:
+    """The picture, writing down what a crop asks it to decode."""
+
+    def noted(decode: Callable[[int], Any]) -> Callable[[int], Any]:
+        def note(reduce: int) -> Any:
+            asked.append(partial(decode, reduce))
+            return decode(reduce)
+
+        return note
+
+    pixels = picture.pixels
+    return picture._replace(
+        load=noted(picture.load), pixels=None if pixels is None else noted(pixels)
+    )
+
+
+def _decoded(picture: Picture, found: Any) -> Picture:
+    """The picture with what it has decoded already."""
+    if isinstance(found, np.ndarray):
+        return picture._replace(pixels=lambda reduce: found)
+    return picture._replace(load=lambda reduce: found, pixels=None)
+
+
+class _Files:
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, item: int) -> bytes:
+        with open(self._paths[item], "rb") as file:
+            return file.read()
+
+
+class ArrayRecord:
+    """Item i -> record i of one ArrayRecord file."""
+
+    def __init__(self, path: Path):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._records = ArrayRecordDataSource(str(path))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, item: int) -> bytes:
+        return bytes(self._records[int(item)])
+
+
+def write_array_record(path: Path, records: Sequence[bytes]) -> None:
+    """Write records that can be read one by one; JPEG is not compressed again."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def _prepared(record: bytes) -> bytes:
+    """The image with a shorter side of 256 pixels, as JPEG."""
+    image = open_picture(record, name="").load(1)
+    scale = RECORD_SIDE / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(
+        file, "JPEG", quality=RECORD_QUALITY, subsampling="4:2:0"
+    )
+    return file.getvalue()
+
+
+def forget(path: Path) -> None:
+    """Take a file out of the page cache, so that it is read from the disk again."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Pages that wait to be written cannot be dropped.
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _confined(cores: int | None) -> Iterator[int]:
+    """Keep this thread, and those that it starts, on some cores; gives their number."""
+    if not hasattr(os, "sched_getaffinity"):
+        if cores is not None:
+            raise ValueError("--cores: this system cannot bind a process to cores")
+        yield os.cpu_count() or 1
+        return
+    before = os.sched_getaffinity(0)
+    if cores is not None and not 1 <= cores <= len(before):
+        raise ValueError(f"--cores {cores}: this process may use {len(before)}")
+    try:
+        os.sched_setaffinity(0, sorted(before)[: cores or len(before)])
+        yield cores or len(before)
+    finally:
+        os.sched_setaffinity(0, before)
