@@ -308,3 +308,35 @@ def test_extra_decodes_the_same_pixels(decoder, monkeypatch, shared):
                 patch.setattr(module, "simplejpeg", None)
                 slow = crop(open_picture(record, name="x"), (10, 10, 290, 290), size)
             assert np.abs(fast.astype(int) - slow).max() <= 2
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_orientation_in_xmp(turned):
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf='
+        '"http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" '
+        f'tiff:Orientation="{6 if turned else 1}"/></rdf:RDF></x:xmpmeta>'
+    ).encode()
+    picture = open_picture(encoded(PIXELS, "JPEG", xmp=xmp), name="x")
+    assert (picture.width, picture.height) == ((20, 30) if turned else (30, 20))
+
+
+def test_metadata_that_turn_nothing_cost_nothing(decoder):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    picture = open_picture(encoded(PIXELS, "JPEG", exif=exif.tobytes()), name="x")
+    assert (picture.pixels is not None) == (decoder == "simplejpeg")
+
+
+@pytest.mark.parametrize("size", [96, 224])
+def test_large_crops_of_every_kind_of_record(size):
+    # By whole arrays from JPEG, PNG and arrays alike.
+    pixels = smooth(300, 420)
+    box = (50, 31, 350, 271)
+    part = Image.fromarray(pixels).resize((size, size), 2, box=box)
+    jpeg = encoded(pixels, "JPEG", quality=98, subsampling=0)
+    for record, close in ((pixels, 1), (encoded(pixels), 1), (jpeg, 6)):
+        found = crop(open_picture(record, name="x"), box, size)
+        assert found.shape == (size, size, 3) and found.dtype == np.uint8
+        assert np.abs(found.astype(int) - np.asarray(part)).max() <= close
