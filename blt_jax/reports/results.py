@@ -157,3 +157,15 @@ def _evaluation(values: Mapping[str, Any], where: str) -> Evaluation:
         **{key: values[key] for key in ACCURACIES},
         group_classes=None if groups is None else dict(groups),
     )
+
+
+def print_accuracies(name: str, split: str, result: dict[str, Any]) -> None:
+    """Print one evaluation for the person who waits for it."""
+    columns = ("many", "medium", "few", "overall", "micro", "top5")
+    shown = [
+        "-" if result[column] is None else f"{100 * result[column]:.1f}"
+        for column in columns
+    ]
+    print(f"\n{name} on {split} ({result['images']} images), accuracy in %:")
+    print("  ".join(f"{column:>8}" for column in columns))
+    print("  ".join(f"{value:>8}" for value in shown))

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,13 @@ class Compiled(NamedTuple):
 
     program: Any
     seconds: float  # wall time; several compile at the same time
+
+
+def keep_programs() -> None:
+    """Keep compiled programs between runs, unless the user has chosen a place."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        cache = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "blt_jax"))
 
 
 def compile_steps(

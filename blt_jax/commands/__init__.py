@@ -1,0 +1,1 @@
+"""The commands of `blt-jax`: one file each, with `add_arguments` and `run`."""

@@ -1,0 +1,44 @@
+"""Draw seeds, what the ascent adds to them, and the hard examples it makes."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from blt_jax.commands.arguments import checkpoint_argument, config_of, data_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    checkpoint_argument(parser)
+    parser.add_argument("--out", required=True, metavar="PICTURE")
+    data_argument(parser)
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="perturb these images; else tail images of the training split",
+    )
+    parser.add_argument(
+        "--target", help="class to confuse with: its name or number; else drawn"
+    )
+    parser.add_argument("--count", type=int, default=6, help="images at most")
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Run the command; see its --help."""
+    from blt_jax.reports.picture import draw_hallucinations, save_picture
+    from blt_jax.training.examples import example_hallucinations
+    from blt_jax.training.programs import keep_programs
+
+    keep_programs()
+    config, _ = config_of(arguments.checkpoint, arguments.config, overrides)
+    examples = example_hallucinations(
+        arguments.checkpoint,
+        config,
+        images=arguments.images,
+        target=arguments.target,
+        count=arguments.count,
+    )
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(draw_hallucinations(examples), out)
+    print(f"wrote {out}")

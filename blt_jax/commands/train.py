@@ -1,0 +1,91 @@
+"""Train all stages of one arm; the same command resumes an interrupted run."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="what to train")
+    parser.add_argument(
+        "--workdir",
+        metavar="FOLDER",
+        help="where checkpoints, logs and results go; the same folder resumes",
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="two steps, two validations and a save of each stage, then stop",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="join the run's other processes: SLURM, Open MPI and TPU pods are "
+        "recognised, else JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and "
+        "JAX_PROCESS_ID tell",
+    )
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Run the command; see its --help."""
+    import jax
+
+    from blt_jax.config import load_config
+    from blt_jax.reports.results import print_accuracies, write_results
+    from blt_jax.training import run as training
+    from blt_jax.training.assess import assess
+    from blt_jax.training.interruption import InterruptionError
+    from blt_jax.training.programs import keep_programs
+
+    config = load_config(arguments.config, overrides)
+    if arguments.distributed:
+        _join_processes()
+    keep_programs()
+    if arguments.smoke:
+        training.smoke(config)
+        print("smoke run passed: steps, validation, saving and loading work")
+        return
+    workdir = Path(arguments.workdir)
+    try:
+        setup = training.train(config, workdir)
+    except InterruptionError as interrupted:
+        print(interrupted, file=sys.stderr)
+        if arguments.distributed:
+            # Together, or one that leaves early would take the others down.
+            jax.distributed.shutdown()
+        raise SystemExit(os.EX_TEMPFAIL) from None
+    split = "test" if len(setup.dataset.test) else "val"
+    results = {
+        which: assess(setup, workdir, split, which=which) for which in ("best", "last")
+    }
+    if jax.process_index() == 0:
+        write_results(workdir / "results.json", arm=workdir.name, results=results)
+        print_accuracies(workdir.name, split, results["best"])
+
+
+def _join_processes() -> None:
+    import jax
+
+    def number(name: str) -> int | None:
+        text = os.environ.get(name)
+        if text is not None and not text.isdigit():
+            raise ValueError(f"{name}={text!r} is not a number")
+        return None if text is None else int(text)
+
+    # Told by the environment, JAX need not look which cluster this is.
+    told = "JAX_COORDINATOR_ADDRESS" in os.environ
+    try:
+        jax.distributed.initialize(
+            num_processes=number("JAX_NUM_PROCESSES"),
+            process_id=number("JAX_PROCESS_ID"),
+            cluster_detection_method="deactivate" if told else None,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"--distributed: no other processes are known of ({error}). Outside "
+            "SLURM, Open MPI and TPU pods set JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process"
+        ) from error
