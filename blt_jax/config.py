@@ -66,6 +66,8 @@ def default_config() -> ConfigDict:
     config.data.std = IMAGENET_STD
     config.data.threads = 2  # decoding, in each process
     config.data.workers = 0  # processes that make batches; 0: threads alone
+    # Training images of one size stay on the devices; the host sends no pixels.
+    config.data.on_device = False
     config.data.buffer = 4  # batches held ready at most, as many as workers or more
     # An unreadable training image: error stops the run; skip trains with another image
     # of its class and lists it in bad_files.csv. Validation and test always stop.

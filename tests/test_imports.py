@@ -31,7 +31,16 @@ ALLOWED: dict[str, set[str]] = {
 # The only files that may see a ConfigDict, below the commands and config.
 SEE_CONFIG = {
     f"training/{name}.py"
-    for name in ("assess", "check", "examples", "imports", "run", "setup", "stages")
+    for name in (
+        "assess",
+        "check",
+        "examples",
+        "feed",
+        "imports",
+        "run",
+        "setup",
+        "stages",
+    )
 } | {"bench/workload.py"}
 OPTIONAL = {
     "torch",

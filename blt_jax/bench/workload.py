@@ -20,8 +20,8 @@ from blt_jax.config import ConfigError
 from blt_jax.hallucination.targets import Confusion, confusion_pools, empty_confusion
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.loop import Stage
-from blt_jax.training.mesh import put_batch, put_replicated
-from blt_jax.training.programs import BATCH_FIELDS, Compiled, compile_steps
+from blt_jax.training.mesh import put_replicated
+from blt_jax.training.programs import Compiled, compile_steps
 from blt_jax.training.setup import Setup, evaluate_split, prepare
 from blt_jax.training.stages import make_plan, make_stage
 from blt_jax.training.state import TrainState
@@ -76,8 +76,7 @@ class Workload:
         """The compiled step of such a stage, and a batch for each round."""
         stage = self.stage(changes)
         batches = [
-            put_batch({name: batch[name] for name in BATCH_FIELDS}, stage.mesh)
-            for batch in itertools.islice(stage.batches(0), rounds)
+            stage.place(batch) for batch in itertools.islice(stage.batches(0), rounds)
         ]
         if len(batches) < rounds:
             raise ConfigError(

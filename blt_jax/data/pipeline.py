@@ -8,12 +8,12 @@ import grain
 from blt_jax.data import randomness, workers
 from blt_jax.data.bad_files import BadFiles
 from blt_jax.data.plan import BatchPlan
-from blt_jax.data.sources import Batch, EvalSource, TrainSource
+from blt_jax.data.sources import Batch, BoxSource, Choice, EvalSource, TrainSource
 from blt_jax.data.split import Split
 from blt_jax.data.threads import DecodingThreads
-from blt_jax.data.transforms import eval_crop, train_crop
+from blt_jax.data.transforms import eval_crop, train_box, train_crop
 
-__all__ = ["Batch", "batches", "eval_dataset", "train_dataset"]
+__all__ = ["Batch", "batches", "box_dataset", "eval_dataset", "train_dataset"]
 
 # Grain's own readers build whole batches; more than two only hold more memory.
 _READERS = 2
@@ -52,28 +52,48 @@ def train_dataset(
       worker processes (see `batches`) of each of them.
     bad_files: what to do about images that cannot be read; None: raise.
     """
-    if plan.num_records != len(split):
-        raise ValueError(
-            f"the plan is made for {plan.num_records} records, split {split.name!r} "
-            f"has {len(split)}"
-        )
-    if not 0 <= host < num_hosts or plan.num_devices % num_hosts:
-        raise ValueError(
-            f"host {host} of {num_hosts} with {plan.num_devices} devices: every host "
-            "needs as many devices, and at least one"
-        )
     source = TrainSource(
         split,
-        plan,
+        _choice(split, plan, host=host, num_hosts=num_hosts),
         num_steps=num_steps,
         row_crop=train_crop(crop, image_size=image_size, scale=crop_scale),
         seed_crop=train_crop(crop, image_size=image_size, scale=seed_crop_scale),
         image_size=image_size,
         seed=randomness.check_seed(seed),
         pool=DecodingThreads(num_threads),
-        host=host,
-        num_hosts=num_hosts,
         bad_files=bad_files or BadFiles("error", split),
+    )
+    return _Batches(source)
+
+
+def box_dataset(
+    split: Split,
+    plan: BatchPlan,
+    *,
+    num_steps: int,
+    width: int,
+    height: int,
+    image_size: int,
+    crop: str = "random_resized",
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    seed_crop_scale: tuple[float, float] = (0.3, 1.0),
+    seed: int = 0,
+    host: int = 0,
+    num_hosts: int = 1,
+) -> "grain.MapDataset[Batch]":
+    """Return the batches of `train_dataset` with boxes in place of images.
+
+    For images that are elsewhere already, all of width x height pixels: `box` [b, 4]
+    and `seed_box` [k, 4] float32, in pixels, say which part makes an S x S crop.
+    """
+    source = BoxSource(
+        _choice(split, plan, host=host, num_hosts=num_hosts),
+        num_steps=num_steps,
+        width=width,
+        height=height,
+        row_box=train_box(crop, image_size=image_size, scale=crop_scale),
+        seed_box=train_box(crop, image_size=image_size, scale=seed_crop_scale),
+        seed=randomness.check_seed(seed),
     )
     return _Batches(source)
 
@@ -149,10 +169,24 @@ def batches(
     return iter(dataset[start:].to_iter_dataset(options))
 
 
+def _choice(split: Split, plan: BatchPlan, *, host: int, num_hosts: int) -> Choice:
+    if plan.num_records != len(split):
+        raise ValueError(
+            f"the plan is made for {plan.num_records} records, split {split.name!r} "
+            f"has {len(split)}"
+        )
+    if not 0 <= host < num_hosts or plan.num_devices % num_hosts:
+        raise ValueError(
+            f"host {host} of {num_hosts} with {plan.num_devices} devices: every host "
+            "needs as many devices, and at least one"
+        )
+    return Choice(plan, split.labels, host=host, num_hosts=num_hosts)
+
+
 class _Batches(grain.MapDataset[Batch]):
     """A source as grain's data set, which worker processes can do without."""
 
-    def __init__(self, of: TrainSource | EvalSource):
+    def __init__(self, of: TrainSource | BoxSource | EvalSource):
         super().__init__()
         self.of = of
 

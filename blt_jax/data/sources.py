@@ -11,9 +11,43 @@ from blt_jax.data.decode import open_picture
 from blt_jax.data.plan import BatchPlan, slot_layout
 from blt_jax.data.split import Split
 from blt_jax.data.threads import DecodingThreads
-from blt_jax.data.transforms import Crop
+from blt_jax.data.transforms import BoxOf, Crop
 
 Batch = dict[str, np.ndarray]
+
+
+class Choice:
+    """Step t -> the rows and slots of one host, as the plan has them."""
+
+    def __init__(
+        self, plan: BatchPlan, labels: np.ndarray, *, host: int, num_hosts: int
+    ):
+        self.plan = plan
+        self._labels = labels
+        self._host = host
+        self._num_hosts = num_hosts
+
+    def __call__(self, step: int) -> Batch:
+        """Return a batch without its images."""
+        plan = self.plan(step)
+        rows = _part(np.arange(self.plan.batch_size), self._host, self._num_hosts)
+        layout = slot_layout(plan, self.plan.num_devices)
+        slots = _part(layout, self._host, self._num_hosts)
+        valid = slots >= 0
+        ordinals = np.zeros(len(slots), np.int32)
+        ordinals[valid] = plan.seed_ordinals[slots[valid]]
+        seed_records = np.full(len(slots), -1, np.int64)
+        seed_records[valid] = plan.seeds[slots[valid]]
+        records, labels = plan.records[rows], self._labels
+        return {
+            "label": labels[records],
+            "index": rows.astype(np.int32),
+            "record": records,
+            "seed_label": np.where(valid, labels[seed_records], 0).astype(np.int32),
+            "seed_index": ordinals,
+            "seed_record": seed_records,
+            "seed_valid": valid,
+        }
 
 
 class TrainSource:
@@ -22,7 +56,7 @@ class TrainSource:
     def __init__(
         self,
         split: Split,
-        plan: BatchPlan,
+        choice: Choice,
         *,
         num_steps: int,
         row_crop: Crop,
@@ -30,20 +64,16 @@ class TrainSource:
         image_size: int,
         seed: int,
         pool: DecodingThreads,
-        host: int,
-        num_hosts: int,
         bad_files: BadFiles,
     ):
         self._split = split
-        self._plan = plan
+        self._choice = choice
         self._num_steps = num_steps
         self._row_crop = row_crop
         self._seed_crop = seed_crop
         self._shape = (image_size, image_size, 3)
         self._seed = seed
         self._pool = pool
-        self._host = host
-        self._num_hosts = num_hosts
         self._bad_files = bad_files
 
     def __len__(self) -> int:
@@ -54,24 +84,15 @@ class TrainSource:
 
     def __getitem__(self, item: int) -> Batch:
         step = int(item)
-        plan = self._plan(step)
-        batch_size = self._plan.batch_size
-        rows = _part(np.arange(batch_size), self._host, self._num_hosts)
-        layout = slot_layout(plan, self._plan.num_devices)
-        slots = _part(layout, self._host, self._num_hosts)
-        valid = slots >= 0
-        chosen = slots[valid]
-        ordinals = np.zeros(len(slots), np.int32)
-        ordinals[valid] = plan.seed_ordinals[chosen]
-        seed_records = np.full(len(slots), -1, np.int64)
-        seed_records[valid] = plan.seeds[chosen]
-        records = plan.records[rows]
-        labels = self._split.labels
+        batch = self._choice(step)
+        records, seed_records = batch["record"], batch["seed_record"]
+        rows, ordinals = batch["index"], batch["seed_index"]
         planned, seeds_planned = records.copy(), seed_records.copy()
         images = np.empty((len(rows), *self._shape), np.uint8)
-        seed_images = np.zeros((len(slots), *self._shape), np.uint8)
+        seed_images = np.zeros((len(ordinals), *self._shape), np.uint8)
 
         # A seed that is a row of this host is copied; others are read here.
+        valid = batch["seed_valid"]
         local = valid & (ordinals >= rows[0]) & (ordinals <= rows[-1])
         read = np.flatnonzero(valid & ~local)
 
@@ -91,32 +112,74 @@ class TrainSource:
         copied = ordinals[local] - rows[0]
         seed_images[local] = images[copied]
         seed_records[local] = records[copied]
-        return {
+        return batch | {
             "image": images,
-            "label": labels[records],
-            "index": rows.astype(np.int32),
-            "record": records,
             "replaced": records != planned,
             "seed_image": seed_images,
-            "seed_label": np.where(valid, labels[seed_records], 0).astype(np.int32),
-            "seed_index": ordinals,
-            "seed_record": seed_records,
             "seed_replaced": seed_records != seeds_planned,
-            "seed_valid": valid,
         }
 
     def _cropped(self, step: int, ordinal: int, record: int) -> tuple[int, np.ndarray]:
-        in_batch = ordinal < self._plan.batch_size
+        in_batch = ordinal < self._choice.plan.batch_size
         crop = self._row_crop if in_batch else self._seed_crop
 
         def read(record: int) -> np.ndarray:
             # Anew for a replacement, whose crop shall not depend on the bad image.
-            random = randomness.generator(
-                self._seed, randomness.CROP, high=ordinal, step=step
+            return _read(
+                self._split, record, crop, _crop_draws(self._seed, step, ordinal)
             )
-            return _read(self._split, record, crop, random)
 
         return self._bad_files.read(record, read)
+
+
+class BoxSource:
+    """Step t -> the local part of its batch, boxes of the crops in place of images.
+
+    For images of one size that are somewhere else already: `box` [b, 4] and `seed_box`
+    [k, 4] float32 are left, top, right, bottom, the same crops as TrainSource's.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        *,
+        num_steps: int,
+        width: int,
+        height: int,
+        row_box: BoxOf,
+        seed_box: BoxOf,
+        seed: int,
+    ):
+        self._choice = choice
+        self._num_steps = num_steps
+        self._size = width, height
+        self._row_box = row_box
+        self._seed_box = seed_box
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __repr__(self) -> str:
+        return f"BoxSource({self._num_steps} steps)"
+
+    def __getitem__(self, item: int) -> Batch:
+        step = int(item)
+        batch = self._choice(step)
+        return batch | {
+            "box": self._boxes(step, batch["index"]),
+            "seed_box": self._boxes(step, batch["seed_index"]),
+            "replaced": np.zeros(len(batch["index"]), bool),
+            "seed_replaced": np.zeros(len(batch["seed_index"]), bool),
+        }
+
+    def _boxes(self, step: int, ordinals: np.ndarray) -> np.ndarray:
+        boxes = np.empty((len(ordinals), 4), np.float32)
+        for place, ordinal in enumerate(ordinals.tolist()):
+            in_batch = ordinal < self._choice.plan.batch_size
+            box_of = self._row_box if in_batch else self._seed_box
+            boxes[place] = box_of(*self._size, _crop_draws(self._seed, step, ordinal))
+        return boxes
 
 
 class EvalSource:
@@ -170,6 +233,11 @@ class EvalSource:
             "record": records,
             "valid": valid,
         }
+
+
+def _crop_draws(seed: int, step: int, ordinal: int) -> np.random.Generator:
+    """What an image's crop is drawn from: the same wherever it is read."""
+    return randomness.generator(seed, randomness.CROP, high=ordinal, step=step)
 
 
 def _read(

@@ -26,8 +26,8 @@ from blt_jax.training.checkpoint import Checkpointer
 from blt_jax.training.evaluate import Evaluation
 from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.log import RunLog, StepMeter, progress_line
-from blt_jax.training.mesh import put_batch, put_replicated, replicated
-from blt_jax.training.programs import BATCH_FIELDS, Program, compile_steps
+from blt_jax.training.mesh import put_replicated, replicated
+from blt_jax.training.programs import Program, compile_steps
 from blt_jax.training.state import TrainState
 
 # Batches on the devices: the one in use, and the next one.
@@ -50,6 +50,7 @@ class Stage:
     num_classes: int
     train_step: Any  # jitted (state, batch, confusion, key) -> (state, sums)
     batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]  # from a step on
+    place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # on devices
     create_state: Callable[[], TrainState]  # at step 0
     validate: Callable[[TrainState], Evaluation]
     score: Callable[[Evaluation], dict[str, Any]]  # "overall" chooses the best
@@ -232,8 +233,7 @@ def _on_devices(
     """
     ahead: deque[tuple[dict[str, jax.Array], int]] = deque()
     for batch in batches:
-        wanted = {name: batch[name] for name in BATCH_FIELDS}
-        ahead.append((put_batch(wanted, stage.mesh), _replaced(batch, stage)))
+        ahead.append((stage.place(batch), _replaced(batch, stage)))
         if len(ahead) == _IN_FLIGHT:
             yield ahead.popleft()
     yield from ahead

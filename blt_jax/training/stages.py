@@ -4,7 +4,7 @@ Stage 1 trains plainly on shuffled epochs. Stage 2 begins with its backbone, dra
 new head, balances by gamma and hallucinates.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 
 from blt_jax import losses
 from blt_jax.config import ConfigError
-from blt_jax.data.bad_files import BadFiles
-from blt_jax.data.pipeline import batches, train_dataset
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.draws import initial_key
+from blt_jax.training.feed import make_feed
 from blt_jax.training.loop import Stage
 from blt_jax.training.optimizer import make_optimizer, make_schedule
 from blt_jax.training.setup import (
@@ -113,32 +112,12 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         divide_by_all=config.compat == "released",
     )
 
-    # Every host lists the files that it met; the first host's file has the plain name.
-    host = jax.process_index()
-    bad_files = BadFiles(
-        data.bad_files,
-        dataset.train,
-        class_names=dataset.class_names,
-        csv_path=setup.workdir
-        / (f"bad_files.host{host}.csv" if host else "bad_files.csv"),
+    feed = make_feed(
+        setup,
+        plan,
+        num_steps=options.epochs * per_epoch,
+        seed=_stage_seed(config.seed, name),
     )
-
-    def batches_from(start: int) -> Iterator[Mapping[str, np.ndarray]]:
-        steps = train_dataset(
-            dataset.train,
-            plan,
-            num_steps=options.epochs * per_epoch,
-            image_size=data.image_size,
-            crop=data.crop,
-            crop_scale=tuple(data.crop_scale),
-            seed_crop_scale=tuple(data.seed_crop_scale),
-            seed=_stage_seed(config.seed, name),
-            num_threads=data.threads,
-            host=host,
-            num_hosts=jax.process_count(),
-            bad_files=bad_files,
-        )
-        return batches(steps, start=start, buffer=data.buffer, num_workers=data.workers)
 
     def initial_state() -> TrainState:
         params, batch_stats = model.init(initial_key(root))
@@ -157,7 +136,8 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         widths=(0, *plan.widths),
         num_classes=dataset.num_classes,
         train_step=train_step,
-        batches=batches_from,
+        batches=feed.batches,
+        place=feed.place,
         create_state=initial_state,
         validate=lambda state: evaluate_split(
             setup, dataset.val, state.params, state.batch_stats
