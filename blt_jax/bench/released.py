@@ -36,8 +36,12 @@ def pillow_transform(image_size: int) -> Transform:
         image = image.rotate(random.uniform(-10, 10), Image.Resampling.NEAREST)
         for number in random.permutation(3).tolist():
             image = _JITTER[number](image).enhance(random.uniform(0.6, 1.4))
-        pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-        return (pixels.astype(np.float32) / 255 - _MEAN) / _STD
+        planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        values = planes.astype(np.float32)
+        values /= 255
+        values -= _MEAN
+        values /= _STD
+        return values
 
     return apply
 

@@ -38,6 +38,9 @@ class Scratch(threading.local):
 
 
 _scratch = Scratch()
+# Many short calls of NumPy in several threads at once spend their time on handing over
+# the interpreter: one thread resizes while others decode, which is one long call.
+_turn = threading.Lock()
 
 
 def suits(longer: float, size: int) -> bool:
@@ -54,6 +57,11 @@ def resample(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
     Returns:
       uint8 [S, S, 3].
     """
+    with _turn:
+        return _resampled(pixels, box, size)
+
+
+def _resampled(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
     left, top, right, bottom = box
     x, columns, across = _taps(left, right, size, pixels.shape[1])
     y, rows, down = _taps(top, bottom, size, pixels.shape[0])
