@@ -230,7 +230,8 @@ def test_the_test_split_cannot_reach_training(finished, config_file, tmp_path):
     # Every test image gets another class than its own.
     scrambled = train_with("test", test=(dataset.test.labels + 1) % 4)
     assert_same_arrays(scrambled, whole)
-    scrambled = train_with("val", val=(dataset.val.labels + 1) % 4)
+    # Without a validation image of classes 2 and 3, the tail, nothing is hallucinated.
+    scrambled = train_with("val", val=dataset.val.labels % 2)
     assert not same_arrays(scrambled["confusion"], whole["confusion"])
     assert not same_arrays(scrambled["params"], whole["params"])
 

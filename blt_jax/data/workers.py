@@ -1,8 +1,8 @@
 """Worker processes that make batches, where threads are not enough.
 
-Threads share one interpreter, which lets them start images in turn; with many cores
-processes go on scaling. They start in about a second and each hold the data set's
-lists. They import nothing of jax and touch no accelerator.
+Threads share one interpreter lock; processes each have their own. They start in a
+second or more and each hold the data set's lists. What they are sent imports neither
+grain nor jax, and they touch no accelerator.
 
 Not grain's own workers: those hold twice the batches that they are told to, and leave
 shared memory behind when the reader stops early (0.2.18).
