@@ -12,7 +12,7 @@ from PIL import Image
 from blt_jax import main
 from blt_jax.bench import input as module
 from blt_jax.bench.released import pillow_transform
-from blt_jax.data.decode import decode, open_picture
+from blt_jax.data.decode import open_picture
 from blt_jax.data.transforms import train_crop
 
 
@@ -95,22 +95,6 @@ def get_config():
         assert row["demand"] == step["images_per_second"]
         share = row["images_per_second"] / row["demand"]
         assert row["share_of_demand"] == pytest.approx(share)
-
-
-def test_prepared_records_have_a_shorter_side_of_256(source):
-    for height, width, expected in ((300, 400, (256, 341)), (400, 200, (512, 256))):
-        file = io.BytesIO()
-        Image.fromarray(photograph(1, height, width)).save(file, "PNG")
-        found = decode(module._prepared(file.getvalue()), name="x")
-        assert found.shape == (*expected, 3)
-
-
-def test_array_record_keeps_the_bytes(tmp_path):
-    records = [bytes([i]) * (i + 1) for i in range(5)]
-    module.write_array_record(tmp_path / "a.array_record", records)
-    stored = module.ArrayRecord(tmp_path / "a.array_record")
-    assert [stored[i] for i in (3, 0, 4)] == [records[i] for i in (3, 0, 4)]
-    assert len(stored) == 5
 
 
 @pytest.mark.parametrize("size", [64, 128])

@@ -5,7 +5,6 @@ images as the released code's transforms it makes in the same time on the same c
 """
 
 import contextlib
-import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from blt_jax.bench.released import (
     Transform,
@@ -30,8 +28,10 @@ from blt_jax.data.decode import Picture, open_picture
 from blt_jax.data.folders import image_files
 from blt_jax.data.pipeline import train_dataset
 from blt_jax.data.plan import BatchPlan
+from blt_jax.data.record_writer import write_records
+from blt_jax.data.records import RecordSource
 from blt_jax.data.sampler import ShuffledSampler
-from blt_jax.data.split import Source, Split
+from blt_jax.data.split import FileSource, Source, Split
 from blt_jax.data.threads import DecodingThreads
 from blt_jax.data.transforms import train_crop
 from blt_jax.training.augment import Augmentation, Normalisation, augment, normalise
@@ -39,8 +39,8 @@ from blt_jax.training.draws import draw
 
 MOST_IMAGES = 2048
 RECORD_SIDE = 256
-RECORD_QUALITY = 85
 _SEED = 0
+_SPLIT = "train"
 _NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _AUGMENTATION = Augmentation(True, 10.0, 0.4, 0.4, 0.4)
 _BASELINE = ("released", "host", None)
@@ -132,14 +132,16 @@ class _Bench:
             seed=_SEED,
         )
         self.records = [Path(path).read_bytes() for path in self.paths]
-        self.prepared = [_prepared(record) for record in self.records]
         # One whose pages are dropped, another whose pages stay.
-        self.warm, self.cold = (
-            folder / "warm.array_record",
-            folder / "cold.array_record",
-        )
-        for file in (self.warm, self.cold):
-            write_array_record(file, self.prepared)
+        self.warm, self.cold = folder / "warm", folder / "cold"
+        for records in (self.warm, self.cold):
+            write_records(
+                records,
+                _SPLIT,
+                count,
+                self.records.__getitem__,
+                shorter_side=RECORD_SIDE,
+            )
         # The baseline's batch, in memory used again: four times ours, fresh pages for
         # it would count against the baseline.
         self.floats = np.zeros(
@@ -149,14 +151,15 @@ class _Bench:
 
     def arms(self) -> dict[str, Arm]:
         """Every arm by the text of its key."""
-        archive = ArrayRecord(self.warm)
-        jpeg, stored = self.records, self.prepared
+        jpeg, count = self.records, len(self.records)
+        archive = RecordSource(self.warm, _SPLIT, count)
+        stored = [archive[item] for item in range(count)]
         arms: dict[Key, Arm] = {
             _BASELINE: Arm(lambda number: number, self._released),
             ("jpeg", "decode", None): self._decode(jpeg),
             ("jpeg", "crop", None): self._cut(jpeg),
             ("jpeg", "host", None): self._host(jpeg),
-            ("folder", "host", "warm"): self._host(_Files(self.paths)),
+            ("folder", "host", "warm"): self._host(FileSource(self.paths)),
             ("arrayrecord", "decode", None): self._decode(stored),
             ("arrayrecord", "crop", None): self._cut(stored),
             ("arrayrecord", "host", "warm"): self._host(archive),
@@ -166,10 +169,11 @@ class _Bench:
         }
         if hasattr(os, "posix_fadvise"):
             arms["folder", "host", "cold"] = self._host(
-                _Files(self.paths), cold=self._files_of
+                FileSource(self.paths), cold=self._files_of
             )
             arms["arrayrecord", "host", "cold"] = self._host(
-                ArrayRecord(self.cold), cold=lambda number: [self.cold]
+                RecordSource(self.cold, _SPLIT, count),
+                cold=lambda number: list(self.cold.glob("*.array_record")),
             )
         self.keys = list(arms)
         return {str(key): arm for key, arm in arms.items()}
@@ -303,55 +307,6 @@ def _decoded(picture: Picture, found: Any) -> Picture:
     if isinstance(found, np.ndarray):
         return picture._replace(pixels=lambda reduce: found)
     return picture._replace(load=lambda reduce: found, pixels=None)
-
-
-class _Files:
-    def __init__(self, paths: Sequence[str]):
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, item: int) -> bytes:
-        with open(self._paths[item], "rb") as file:
-            return file.read()
-
-
-class ArrayRecord:
-    """Item i -> record i of one ArrayRecord file."""
-
-    def __init__(self, path: Path):
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        self._records = ArrayRecordDataSource(str(path))
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, item: int) -> bytes:
-        return bytes(self._records[int(item)])
-
-
-def write_array_record(path: Path, records: Sequence[bytes]) -> None:
-    """Write records that can be read one by one; JPEG is not compressed again."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-    for record in records:
-        writer.write(record)
-    writer.close()
-
-
-def _prepared(record: bytes) -> bytes:
-    """The image with a shorter side of 256 pixels, as JPEG."""
-    image = open_picture(record, name="").load(1)
-    scale = RECORD_SIDE / min(image.size)
-    size = (round(image.width * scale), round(image.height * scale))
-    file = io.BytesIO()
-    image.resize(size, Image.Resampling.BICUBIC).save(
-        file, "JPEG", quality=RECORD_QUALITY, subsampling="4:2:0"
-    )
-    return file.getvalue()
 
 
 def forget(path: Path) -> None:

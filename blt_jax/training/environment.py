@@ -18,6 +18,7 @@ _PACKAGES = (
     "grain",
     "numpy",
     "torch",
+    "torchvision",
 )
 
 
