@@ -87,11 +87,12 @@ def get_config():
 """)
     out = tmp_path / "input.json"
     command = ["bench", "input", f"--source={source}", f"--out={out}", "--rounds=5"]
-    command += ["--batch=1", "--demand"]
+    command += ["--demand"]
     assert main.run([*command, f"--config={config}"]) == 0
     step, *rows = json.loads(out.read_text())["rows"]
     assert (step["source"], step["stage"]) == ("step", "demand")
     for row in rows:
+        assert row["image_size"] == 8 and row["batch"] <= 16
         assert row["demand"] == step["images_per_second"]
         share = row["images_per_second"] / row["demand"]
         assert row["share_of_demand"] == pytest.approx(share)

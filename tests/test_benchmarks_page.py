@@ -58,7 +58,9 @@ def test_ties_failures_and_gaps_are_told():
 
 
 def test_another_command_has_no_table():
-    with pytest.raises(ValueError, match="known are overhead, ascent, step, scaling"):
+    with pytest.raises(
+        ValueError, match="known are overhead, ascent, step, input, scaling"
+    ):
         format_benchmark(step_document() | {"command": "blt-jax train"})
 
 

@@ -107,7 +107,7 @@ class _Bench:
     """The arms, in the order of their rows, and the batches that they make."""
 
     def __init__(self, options: InputOptions, cores: int, folder: Path):
-        found = image_files(options.source)
+        found = image_files(options.source) if options.source.is_dir() else []
         if not found:
             raise ValueError(f"--source {options.source}: no images in it")
         # They are held in memory: no more than these, from the whole folder.

@@ -1,7 +1,7 @@
 """The kinds of measurement, by the name that `blt-jax bench` takes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +83,26 @@ def _scaling(load: Load, options: Options) -> Rows:
 def _input(load: Load, options: Options) -> Rows:
     if options.source is None:
         raise ValueError("input: give --source, a folder of photographs")
+    wanted = InputOptions(
+        source=options.source,
+        batch=options.batch,
+        cores=options.cores,
+        torchvision=options.against_torchvision,
+    )
     demand = None
     if options.demand:
         # Before the process is confined to some cores.
-        rows = step(load(None), against_torch=False, rounds=options.rounds)
+        workload = load(None)
+        config = workload.setup.config
+        wanted = replace(
+            wanted, batch=config.batch_size, image_size=config.data.image_size
+        )
+        rows = step(workload, against_torch=False, rounds=options.rounds)
         augmented = next(row for row in rows if row["library"] == "blt_jax augmented")
         demand = augmented["images_per_second"]
         yield augmented | {"source": "step", "stage": "demand"}
     yield from input_rows(
-        InputOptions(
-            source=options.source,
-            batch=options.batch,
-            cores=options.cores,
-            torchvision=options.against_torchvision,
-        ),
+        wanted,
         rounds=options.rounds,
         demand=demand,
     )

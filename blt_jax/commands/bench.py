@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--demand",
         action="store_true",
-        help="input: also measure how many images the step of --config consumes",
+        help="input: also measure how many images the step of --config consumes, and "
+        "make batches of its size and image size",
     )
 
 

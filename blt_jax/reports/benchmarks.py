@@ -28,7 +28,7 @@ def _number(name: str, form: str = ".2f") -> Callable[[Row], str]:
 
 
 def _word(name: str) -> Callable[[Row], str]:
-    return lambda row: str(row.get(name, _NO_VALUE))
+    return lambda row: _NO_VALUE if row.get(name) is None else str(row[name])
 
 
 def _milliseconds(name: str) -> Callable[[Row], str]:
@@ -105,6 +105,17 @@ COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         "/ baseline": _ratio,
         "compile s": _number("compile_seconds", ".1f"),
     },
+    "input": {
+        "source": _word("source"),
+        "stage": _word("stage"),
+        "page cache": _word("cache"),
+        "px": _word("image_size"),
+        "batch": _word("batch"),
+        "ms": _milliseconds("ms"),
+        "images/s": _number("images_per_second", ".0f"),
+        "times as fast": _ratio,
+        "share of demand": _number("share_of_demand"),
+    },
     "scaling": {
         "devices": _word("devices"),
         "BLT": lambda row: "yes" if row["hallucination"] else "no",
@@ -134,7 +145,7 @@ def format_benchmark(content: Mapping[str, Any]) -> str:
     lines = [" | ".join(line) for line in cells]
     lines.insert(1, " | ".join("---" for _ in columns))
     versions = content["versions"]
-    names = [name for name in ("jax", "torch") if versions.get(name)]
+    names = [n for n in ("jax", "torch", "torchvision") if versions.get(n)]
     made_with = ", ".join(f"{name} {versions[name]}" for name in names)
     rounds = sorted({row["n"] for row in rows if row["n"]})
     return "\n".join(
