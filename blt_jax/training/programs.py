@@ -43,10 +43,19 @@ class Compiled(NamedTuple):
 
 
 def keep_programs() -> None:
-    """Keep compiled programs between runs, unless the user has chosen a place."""
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        cache = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "blt_jax"))
+    """Keep compiled programs between runs, unless the user has chosen a place.
+
+    Where the place cannot be written, programs are compiled anew each time.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "blt_jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def compile_steps(
