@@ -63,12 +63,12 @@ def folder(
                 "class out"
             )
         taken, rest = take_out(pool.labels, count, seed=seed)
-        listings[name], pool = _select(pool, taken), _select(pool, rest)
+        listings[name], pool = pool.select(taken), pool.select(rest)
     facts = {}
     if profile != "none":
         counts = profile_counts(profile, np.bincount(pool.labels), imbalance=imbalance)
         indices = long_tailed_indices(pool.labels, counts, seed=seed)
-        pool, facts = _select(pool, indices), {"index_sha256": index_hash(indices)}
+        pool, facts = pool.select(indices), {"index_sha256": index_hash(indices)}
     listings["train"] = pool
     return Selection(
         class_ids=ids,
@@ -87,12 +87,6 @@ def _listing(
     paths, labels, _ = read_folder(root / split, ids, every_class=every_class)
     relative = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
     return Listing(relative, labels)
-
-
-def _select(listing: Listing, indices: np.ndarray) -> Listing:
-    return Listing(
-        [listing.paths[i] for i in indices.tolist()], listing.labels[indices]
-    )
 
 
 def _known_classes(

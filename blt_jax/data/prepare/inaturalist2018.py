@@ -69,7 +69,7 @@ def inaturalist2018(
         if not left:
             per_class = np.minimum(per_class, counts[keep] // 2)
         chosen, rest = take_out(train.labels, per_class, seed=seed)
-        val, train, test = _select(train, chosen), _select(train, rest), official
+        val, train, test = train.select(chosen), train.select(rest), official
     splits = {"train": train, "val": val, "test": test}
     paths, images = locate(
         request.sources, {name: listing.paths for name, listing in splits.items()}, key
@@ -112,14 +112,7 @@ def _kept(listing: Listing, keep: np.ndarray) -> Listing:
     new = np.full(max(int(listing.labels.max()), int(keep.max())) + 1, -1, np.int32)
     new[keep] = np.arange(len(keep))
     labels = new[listing.labels]
-    chosen = np.flatnonzero(labels >= 0)
-    return Listing([listing.paths[i] for i in chosen.tolist()], labels[chosen])
-
-
-def _select(listing: Listing, indices: np.ndarray) -> Listing:
-    return Listing(
-        [listing.paths[i] for i in indices.tolist()], listing.labels[indices]
-    )
+    return listing._replace(labels=labels).select(np.flatnonzero(labels >= 0))
 
 
 def _read(request: Request, split: str) -> tuple[Listing, list[str], list[str]]:

@@ -30,6 +30,11 @@ class Listing(NamedTuple):
     paths: list[str]
     labels: np.ndarray
 
+    def select(self, indices: np.ndarray) -> "Listing":
+        """Return the images with these numbers, in their order."""
+        chosen = [self.paths[i] for i in indices.tolist()]
+        return Listing(chosen, self.labels[indices])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
