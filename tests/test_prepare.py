@@ -220,7 +220,7 @@ def test_interrupted_and_resumed(imagenet, monkeypatch):
     # Finished: the same does nothing, also without the archives.
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     (imagenet / "source/ILSVRC2012_img_train.tar").write_bytes(b"gone")
-    assert "nothing to do" in run.prepare("imagenet_lt", **arguments)
+    assert "prepared already" in run.prepare("imagenet_lt", **arguments)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
     # Another source or changed lists: refused.
     with pytest.raises(ValueError, match="prepared with sources"):
@@ -720,7 +720,7 @@ def test_folder_with_splits_and_refusals(tmp_path, capsys):
 # Records and progress
 
 
-def test_records_are_lines_of_the_lists(imagenet):
+def test_records_are_lines_of_the_lists(imagenet, capsys):
     out = imagenet / "out"
     words = ("imagenet_lt", "--source", imagenet / "source", "--out", out)
     more = ("--lists", imagenet / "lists", "--records", "--shorter_side", 256)
@@ -740,6 +740,15 @@ def test_records_are_lines_of_the_lists(imagenet):
         "val": [jpeg(24)],
         "test": [jpeg(105)],
     }
+    # The same command again compares everything with its checksum.
+    assert command(*words, *more) == 0
+    assert "as it was written" in capsys.readouterr().out
+    shard = out / "records" / prepared(out)["records"]["val"][0]["file"]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    assert command(*words, *more) == 2
+    assert f"{shard}: has another SHA-256" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["zip", "gz", "folder"])

@@ -21,6 +21,7 @@ from blt_jax.data.prepare.places_lt import places_lt
 from blt_jax.data.prepare.request import SPLITS, Preparation, Request, Selection
 from blt_jax.data.prepare.tiny_imagenet_lt import tiny_imagenet_lt
 from blt_jax.data.progress import Progress
+from blt_jax.data.records import verify_records
 
 PREPARATIONS: dict[str, Preparation] = {
     "imagenet_lt": imagenet_lt,
@@ -47,8 +48,8 @@ def prepare(
 ) -> str:
     """Prepare a data set and return the closing message.
 
-    The same call goes on where an interrupted one stopped, and does nothing when all is
-    done.
+    The same call goes on where an interrupted one stopped. When all is done it compares
+    lists and records with their checksums, and changes nothing.
 
     name: a name in `PREPARATIONS`.
     sources, lists: see there.
@@ -74,7 +75,9 @@ def prepare(
     }
     done = begin(out, settings)
     if done is not None:
-        return f"prepared already; nothing to do\n{describe(out, done)}"
+        for shards in (done["records"] or {}).values():
+            verify_records(out / "records", shards)
+        return f"prepared already, and as it was written\n{describe(out, done)}"
     selection = function(Request(sources=tuple(sources), lists=lists), **options)
     content = finish(
         out,
