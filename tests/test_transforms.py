@@ -90,7 +90,13 @@ def test_pad_shifts_by_at_most_four():
 
 @pytest.mark.parametrize(
     ("shape", "resize", "size"),
-    [((48, 64), 32, 28), ((64, 48), 32, 32), ((50, 81), 25, 24), ((9, 7), 32, 32)],
+    [
+        ((48, 64), 32, 28),
+        ((64, 48), 32, 32),
+        ((50, 81), 25, 24),
+        ((9, 7), 32, 32),
+        ((375, 500), 256, 224),  # where training crops are resized otherwise
+    ],
 )
 def test_eval_crop_is_resize_then_centre_crop(shape, resize, size):
     image = picture(*shape)
