@@ -52,7 +52,9 @@ def test_crops_are_those_of_the_host(seed_source, crop, height, width, size):
     split, mesh = smooth_split(height, width), make_mesh(4)
     plan = make_plan(seed_source, 4)
     options = {"num_steps": 3, "image_size": size, "crop": crop, "seed": 7}
-    resident = ResidentImages(split, image_size=size, mesh=mesh, threads=2)
+    resident = ResidentImages(
+        split, image_size=size, counts=(16, *plan.widths), mesh=mesh, threads=2
+    )
     assert (resident.width, resident.height) == (width, height)
     boxes = box_dataset(split, plan, width=width, height=height, **options)
     decoded = train_dataset(split, plan, **options)
@@ -73,8 +75,35 @@ def test_crops_are_those_of_the_host(seed_source, crop, height, width, size):
         assert expected["image"].std() > 20
 
 
+def test_no_batch_compiles_anything():
+    """Batches with slots, without, and of every width run what was compiled before."""
+    split, size = smooth_split(12, 12), 8
+    resident = ResidentImages(
+        split, image_size=size, counts=(16, 0, 8), mesh=make_mesh(2), threads=0
+    )
+    compiled, placed = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "compile" in event else None
+    )
+    for count in (0, 8, 0, 8):
+        batch = {
+            "record": np.arange(16),
+            "box": np.tile(np.float32([0, 0, 12, 12]), (16, 1)),
+            "seed_record": np.full(count, -1),
+            "seed_box": np.zeros((count, 4), np.float32),
+        }
+        placed.append(resident.place(batch, ("image", "seed_image")))
+    assert compiled == []
+    jax.jit(lambda x: x + 41)(1.0)
+    assert compiled  # the listener hears
+    for each, count in zip(placed, (0, 8, 0, 8), strict=True):
+        assert each["image"].shape == (16, size, size, 3)
+        assert each["seed_image"].shape == (count, size, size, 3)
+        assert not np.asarray(each["seed_image"]).any()  # padding is black
+
+
 def test_images_of_several_sizes_are_refused():
     images = [np.zeros((4, 5, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]
     split = Split("train", images, np.zeros(2, np.int32), ["a.png", "b.png"])
     with pytest.raises(ValueError, match=r"b\.png has 4 x 5 pixels, but a\.png has 5"):
-        ResidentImages(split, image_size=4, mesh=make_mesh(1), threads=0)
+        ResidentImages(split, image_size=4, counts=(), mesh=make_mesh(1), threads=0)

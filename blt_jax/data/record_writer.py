@@ -22,7 +22,7 @@ RECORDS_PER_SHARD = 4096
 # 146 ImageNet photographs at shorter side 256, one thread, simplejpeg, best of four:
 # kB an image, PSNR in dB, images decoded a second. 4:2:0: quality 85 25, 33.9, 3286;
 # 90 32, 35.3, 2842; 95 45, 37.4, 2364. 4:4:4: 85 32, 35.3, 2302; 90 40, 37.2, 2091.
-# What is lost is less than the augmentation adds. Originals: 828 a second.
+# Originals: 828 a second.
 QUALITY = 85
 SUBSAMPLING = "4:2:0"
 # One record can be read without its neighbours; JPEG does not compress any further.

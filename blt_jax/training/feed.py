@@ -48,6 +48,7 @@ def make_feed(setup: Setup, plan: BatchPlan, *, num_steps: int, seed: int) -> Fe
         resident = ResidentImages(
             dataset.train,
             image_size=data.image_size,
+            counts=(setup.config.batch_size, 0, *plan.widths),
             mesh=setup.mesh,
             threads=data.threads,
         )

@@ -21,11 +21,22 @@ from blt_jax.training.mesh import put_batch, put_replicated, replicated, sharded
 class ResidentImages:
     """All images of a split, uint8 [N, h, w, 3], on every device.
 
+    counts: the numbers of rows or slots, over all hosts, that a batch may have; the
+      program of each is compiled here, so that no step waits for one.
+
     Raises:
       ValueError: images of several sizes (names one), or a bad image.
     """
 
-    def __init__(self, split: Split, *, image_size: int, mesh: Mesh, threads: int):
+    def __init__(
+        self,
+        split: Split,
+        *,
+        image_size: int,
+        counts: Iterable[int],
+        mesh: Mesh,
+        threads: int,
+    ):
         pixels = _decoded(split, threads)
         self.height, self.width = pixels.shape[1:3]
         self._mesh = mesh
@@ -35,9 +46,21 @@ class ResidentImages:
         def cut(images: jax.Array, record: jax.Array, box: jax.Array) -> jax.Array:
             return jax.vmap(lambda r, b: _cut(images, r, b, image_size))(record, box)
 
-        self._cut = jax.jit(
+        jitted = jax.jit(
             cut, in_shardings=(whole, split_up, split_up), out_shardings=split_up
         )
+
+        def argument(shape: tuple[int, ...], dtype: type) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=split_up)
+
+        self._programs = {
+            count: jitted.lower(
+                self._images,
+                argument((count,), np.int32),
+                argument((count, 4), np.float32),
+            ).compile()
+            for count in counts
+        }
 
     def place(
         self, batch: Mapping[str, np.ndarray], fields: Iterable[str]
@@ -54,7 +77,8 @@ class ResidentImages:
         placed = put_batch(local, self._mesh)
         for kind in ("", "seed_"):
             record, box = placed.pop(f"{kind}record"), placed.pop(f"{kind}box")
-            placed[f"{kind}image"] = self._cut(self._images, record, box)
+            program = self._programs[len(record)]
+            placed[f"{kind}image"] = program(self._images, record, box)
         return placed
 
 
