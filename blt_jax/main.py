@@ -18,6 +18,7 @@ from blt_jax.commands import (
     prepare,
     train,
 )
+from blt_jax.exit_codes import ExitCode, exit_code
 
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -37,8 +38,8 @@ _OVERRIDES = (
 def run(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code.
 
-    0: finished. 2: wrong use, told in one line (`--traceback` shows where). 75: stopped
-    by SIGTERM with everything saved; the same command goes on.
+    The codes are those of `blt_jax.exit_codes`. A user's mistake and a fault of the
+    machine are told without a traceback (`--traceback` shows where).
     """
     parser = argparse.ArgumentParser(
         prog="blt-jax",
@@ -70,8 +71,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         if arguments.traceback:
             raise
         print(f"blt-jax {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return exit_code(error)
+    return ExitCode.FINISHED
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ PARTS = {"data", "models", "losses", "hallucination", "metrics"}
 # What each part may import besides itself. The package's own __init__ is lazy.
 ALLOWED: dict[str, set[str]] = {
     "choices": set(),
-    **{part: {"choices"} for part in PARTS},
+    "exit_codes": set(),
+    **{part: {"choices", "exit_codes"} for part in PARTS},
     "config": {"choices"},
-    "training": {*PARTS, "choices", "config"},
+    "training": {*PARTS, "choices", "config", "exit_codes"},
     "reports": {*PARTS, "training"},
     "bench": {*PARTS, "choices", "config", "training"},
-    "commands": {*PARTS, "config", "training", "reports", "bench"},
-    "main": {"commands", "__init__"},
+    "commands": {*PARTS, "config", "exit_codes", "training", "reports", "bench"},
+    "main": {"commands", "exit_codes", "__init__"},
     "__init__": {*PARTS, "training"},
 }
 # The only files that may see a ConfigDict, below the commands and config.

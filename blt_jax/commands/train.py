@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blt_jax.exit_codes import ExitCode
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
@@ -56,7 +58,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         if arguments.distributed:
             # Together, or one that leaves early would take the others down.
             jax.distributed.shutdown()
-        raise SystemExit(os.EX_TEMPFAIL) from None
+        raise SystemExit(ExitCode.INTERRUPTED) from None
     split = "test" if len(setup.dataset.test) else "val"
     results = {
         which: assess(setup, workdir, split, which=which) for which in ("best", "last")
