@@ -148,7 +148,7 @@ def default_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = config_dict.placeholder(int)  # besides each epoch
-    config.checkpoint.keep = 1  # newest ones kept, besides the best
+    config.checkpoint.keep = 2  # newest ones kept, besides the best
     config.log_every = 50  # steps
     return config.lock()
 

@@ -17,6 +17,7 @@ from blt_jax.commands import (
     importing,
     prepare,
     train,
+    verify,
 )
 from blt_jax.exit_codes import ExitCode, exit_code
 
@@ -27,6 +28,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "hallucinate": hallucinate,
     "import": importing,
+    "verify": verify,
     "bench": bench,
 }
 _OVERRIDES = (

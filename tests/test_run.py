@@ -16,7 +16,8 @@ import pytest
 from blt_jax import main
 from blt_jax.config import ConfigError, load_config
 from blt_jax.training.assess import assess
-from blt_jax.training.checkpoint import Checkpointer, find_checkpoint, load_checkpoint
+from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
+from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.inference import load
 from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.loop import train_stage

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blt_jax.commands.arguments import checkpoint_argument, config_of, data_argument
+from blt_jax.data.whole_file import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,5 +37,5 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     setup = prepare(config, Path(), class_map=class_map)
     result = assess(setup, arguments.checkpoint, arguments.split, which=arguments.which)
     if arguments.out:
-        Path(arguments.out).write_text(json.dumps(result) + "\n")
+        write_whole(arguments.out, json.dumps(result) + "\n")
     print_accuracies(Path(arguments.checkpoint).name, arguments.split, result)

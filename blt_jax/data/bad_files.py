@@ -23,6 +23,7 @@ from blt_jax.choices import check_choice
 from blt_jax.data import randomness
 from blt_jax.data.decode import BadImageError
 from blt_jax.data.split import Split
+from blt_jax.data.whole_file import write_whole
 
 POLICIES = ("error", "skip")
 # What is wrong with a file. Other errors, of a disk or a network, are the machine's:
@@ -188,10 +189,7 @@ class BadFileList:
 
 def write_bad_files(path: str | os.PathLike[str], bad: Iterable[BadFile]) -> None:
     """Write a CSV file of bad files, all or nothing, in place of what was there."""
-    partial = f"{os.fspath(path)}.partial"
-    with open(partial, "wb") as file:
-        file.write(_rows([BadFile._fields, *bad]))
-    os.replace(partial, path)
+    write_whole(path, _rows([BadFile._fields, *bad]))
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> bytes:

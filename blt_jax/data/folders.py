@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from blt_jax.data.whole_file import write_whole
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CLASS_MAP_FORMAT = 1
 
@@ -135,11 +137,7 @@ def read_folder(
 def save_class_map(path: str | os.PathLike[str], names: Sequence[str]) -> None:
     """Write the class names in label order as JSON, all or nothing."""
     content = {"format": _CLASS_MAP_FORMAT, "class_names": list(names)}
-    partial = Path(f"{os.fspath(path)}.partial")
-    partial.write_text(
-        json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"
-    )
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_class_map(path: str | os.PathLike[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from blt_jax.data.decode import BadImageError, open_picture
 from blt_jax.data.records import SUFFIX, open_shard, sha256, shards_in
+from blt_jax.data.whole_file import write_whole
 
 T = TypeVar("T")
 
@@ -126,9 +127,7 @@ def _settle(folder: Path, split: str, *, count: int, shorter_side: int | None) -
             f"{folder}: holds shards of {split!r} that were made otherwise ({before}, "
             f"now {settings}); remove them to write new ones, or choose another folder"
         )
-    partial_path = folder / f"{split}.json{_PARTIAL}"
-    partial_path.write_text(json.dumps(settings) + "\n", "utf-8")
-    os.replace(partial_path, path)
+    write_whole(path, json.dumps(settings) + "\n")
 
 
 def _prepared(

@@ -15,11 +15,12 @@ first five. `group_classes` counts the classes of each group; it may be null.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from blt_jax.data.whole_file import write_whole
 
 FILE_NAME = "results.json"
 FORMAT = 1
@@ -90,9 +91,7 @@ def write_results(
         checkpoints[name] = {found["split"]: _evaluation(found, f"{path}: {name}")}
     _check_names(path, checkpoints)
     content = {"format": FORMAT, **asdict(Results(arm, checkpoints))}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_results(path: str | Path) -> Results:

@@ -1,222 +1,58 @@
-"""Checkpoints by Orbax: what a run needs to go on, and a user to load a model.
+"""One checkpoint folder by Orbax: what a run needs to go on, and a user to load.
 
-A checkpoint folder `checkpoints/STEP` holds `params`, `batch_stats`, `opt_state` and
-`confusion` as arrays, and as Orbax's custom metadata a description of the model and
-its data, so that one folder alone is enough for `blt_jax.load`. The position in the
-data is the step itself.
+A folder `checkpoints/STEP` holds `params`, `batch_stats`, `opt_state` and `confusion`
+as arrays, and as Orbax's custom metadata a description of the model, its data and the
+digest of every array, so that one folder alone is enough for `blt_jax.load`. The
+position in the data is the step itself.
+
+Reading runs nothing that a folder says: it is Orbax's array format and JSON.
 """
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
-from blt_jax.hallucination.targets import Confusion
-from blt_jax.training.state import TrainState
+from blt_jax.exit_codes import ExitCode
+from blt_jax.training.digests import is_intact, leaf_digests, leaf_name, sealed, spec
+from blt_jax.training.orbax_folder import (
+    UnreadableError,
+    read_arrays,
+    read_description,
+    read_structure,
+    short_reason,
+)
 
-FORMAT = 1  # raised when what a checkpoint holds changes its meaning
+FORMAT = 2  # raised when what a checkpoint holds changes its meaning
 FOLDER = "checkpoints"
-_TEMPORARY = "*.orbax-checkpoint-tmp*"
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, unreadable, or not what was asked for."""
+    """A checkpoint is missing, or not what was asked for."""
 
 
-class Checkpointer:
-    """Saves one stage's state; keeps the last checkpoints and the best.
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was saved."""
 
-    Best: the highest score (validation mean per-class accuracy), ties to the later
-    step. Saving is asynchronous; leaving the context waits for the commit, and
-    raises if it failed.
-    """
+    exit_code = ExitCode.NO_GOOD_CHECKPOINT
 
-    def __init__(self, stage_dir: Path, *, keep: int = 1) -> None:
-        folder = stage_dir / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        # Orbax leaves the folder of an interrupted save where it is, for ever.
-        for leftover in folder.glob(_TEMPORARY):
-            shutil.rmtree(leftover, ignore_errors=True)
-        policies = ocp.training.preservation_policies
-        self._orbax = ocp.training.Checkpointer(
-            folder.resolve(),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["score"],
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
-        )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._orbax.close()
-
-    @property
-    def latest_step(self) -> int | None:
-        """The last committed step, None when there is none."""
-        latest = self._orbax.latest
-        return None if latest is None else int(latest.step)
-
-    def save(
-        self,
-        state: TrainState,
-        confusion: Confusion,
-        meta: Mapping[str, Any],
-        *,
-        step: int,
-        score: float | None = None,
-    ) -> None:
-        """Copy the state off the devices and write it in the background.
-
-        meta: JSON-able description; score: None between validations.
-        """
-        self._orbax.save_checkpointables_async(
-            step,
-            {
-                "params": state.params,
-                "batch_stats": state.batch_stats,
-                "opt_state": state.opt_state,
-                "confusion": confusion,
-            },
-            custom_metadata={**meta, "format": FORMAT, "step": step},
-            metrics=None if score is None else {"score": score},
-            # When to save is the loop's decision, not Orbax's default interval.
-            force=True,
-            overwrite=True,
-        )
-
-    def wait(self) -> None:
-        """Return once everything saved is committed; raises if a save failed."""
-        self._orbax.wait()
-
-    def restore(
-        self, state: TrainState, confusion: Confusion, placement: Sharding
-    ) -> tuple[TrainState, Confusion, dict[str, Any]]:
-        """The latest checkpoint, in the arguments' structure, shapes and dtypes.
-
-        Returns (state, confusion, meta). Raises CheckpointError.
-        """
-        step = self.latest_step
-        folder = self._orbax.directory / str(step)
-        wanted = {
-            "params": state.params,
-            "batch_stats": state.batch_stats,
-            "opt_state": state.opt_state,
-            "confusion": confusion,
+def describe(
+    meta: Mapping[str, Any], arrays: Any, *, step: int, score: float | None = None
+) -> dict[str, Any]:
+    """The description of a checkpoint: `meta`, format, step, score and digests."""
+    return sealed(
+        {
+            **meta,
+            "format": FORMAT,
+            "step": step,
+            "score": score,
+            "digests": leaf_digests(arrays),
         }
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=placement
-            ),
-            wanted,
-        )
-        try:
-            meta = self._orbax.checkpointables_metadata(step).custom_metadata
-            loaded = self._orbax.load_checkpointables(step, abstract)
-        except Exception as error:  # Orbax raises many kinds for a damaged folder
-            raise CheckpointError(
-                f"cannot restore {folder}: it is damaged, or does not fit this "
-                "configuration. Delete that folder to fall back to an earlier one, "
-                f"or use a new --workdir ({_first_line(error)})"
-            ) from error
-        restored = TrainState(
-            step=jax.device_put(np.asarray(step, np.int32), placement),
-            params=loaded["params"],
-            batch_stats=loaded["batch_stats"],
-            opt_state=loaded["opt_state"],
-        )
-        return restored, loaded["confusion"], meta
-
-
-def find_checkpoint(path: str | Path, *, which: str = "best") -> Path:
-    """The checkpoint folder that a user's path means.
-
-    path: a working directory (its last stage that has one), a stage, or one
-    checkpoint folder; which: "best" by validation, or "last". Raises CheckpointError.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint at {path}: there is no such folder")
-    if (path / "params").is_dir():
-        return path
-    for stage in (path / "stage2", path / "stage1", path):
-        folder = stage / FOLDER
-        if not folder.is_dir():
-            continue
-        with ocp.training.Checkpointer(folder.resolve()) as orbax:
-            steps = [(int(c.step), c.metrics) for c in orbax.checkpoints]
-        if not steps:
-            continue
-        last = max(step for step, _ in steps)
-        scores = [(m["score"], step) for step, m in steps if m]
-        best = max(scores)[1] if scores else last
-        return folder / str(best if which == "best" else last)
-    raise CheckpointError(
-        f"no checkpoint in {path}: no finished {FOLDER}/STEP is there. Give a working "
-        "directory, one of its stages, or one checkpoint folder"
     )
-
-
-def load_meta(folder: Path) -> dict[str, Any]:
-    """The description in one checkpoint folder. Raises CheckpointError."""
-    try:
-        meta = ocp.checkpointables_metadata(folder.resolve()).custom_metadata or {}
-        version = meta["format"]
-    except Exception as error:  # Orbax raises many kinds for a damaged folder
-        raise CheckpointError(
-            f"{folder} is not a checkpoint of blt-jax, or is damaged "
-            f"({_first_line(error)})"
-        ) from error
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {version}; this version of blt-jax reads "
-            f"up to {FORMAT}"
-        )
-    return dict(meta)
-
-
-def load_checkpoint(
-    folder: Path, *, confusion: bool = False
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a model, and with `confusion` its validation pools, from one folder.
-
-    Returns ({"params", "batch_stats"[, "confusion"]} as NumPy arrays, meta). Raises
-    CheckpointError for a folder that is not one of ours, or of a newer format.
-    """
-    meta = load_meta(folder)
-    try:
-        saved = ocp.checkpointables_metadata(folder.resolve()).metadata
-        names = ["params", "batch_stats"]
-        if confusion and "confusion" in saved:
-            names.append("confusion")
-        abstract = {
-            name: jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved[name])
-            for name in names
-        }
-        arrays = ocp.load_checkpointables(folder.resolve(), abstract)
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot read the arrays of {folder} ({_first_line(error)})"
-        ) from error
-    return arrays, meta
 
 
 def save_model(
@@ -228,12 +64,158 @@ def save_model(
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already: give another --out")
+    arrays = {"params": params, "batch_stats": batch_stats}
     ocp.save_checkpointables(
-        folder.resolve(),
-        {"params": params, "batch_stats": batch_stats},
-        custom_metadata={**meta, "format": FORMAT, "step": 0},
+        folder.resolve(), arrays, custom_metadata=describe(meta, arrays, step=0)
     )
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+def load_meta(folder: Path) -> dict[str, Any]:
+    """The description in one checkpoint folder.
+
+    Raises CheckpointError for a folder that is not one of ours, or of another format,
+    and DamagedCheckpointError for a description that is not as it was saved.
+    """
+    if not (folder / DESCRIPTION).exists():
+        raise DamagedCheckpointError(
+            f"{folder} is not a checkpoint of blt-jax, or is damaged: it has no "
+            f"{DESCRIPTION}"
+        )
+    try:
+        meta = read_description(folder)
+        version = int(meta["format"])
+    except (UnreadableError, KeyError, ValueError, TypeError) as error:
+        raise DamagedCheckpointError(
+            f"{folder} is not a checkpoint of blt-jax, or is damaged "
+            f"({short_reason(error)})"
+        ) from None
+    if "seal" in meta and not is_intact(meta):
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: its description is not as it was saved"
+        )
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{folder} has checkpoint format {version}; this version of blt-jax "
+            f"reads format {FORMAT}"
+        )
+    return {name: value for name, value in meta.items() if name != "seal"}
+
+
+def load_arrays(folder: Path, meta: Mapping[str, Any], wanted: Any) -> Any:
+    """Read arrays and hold them against their digests.
+
+    wanted: a tree whose top level names some of the folder's items; leaves with shape
+      and dtype. Returns the same tree of NumPy arrays.
+
+    Raises CheckpointError when the folder holds other arrays than wanted (it says
+    which), and DamagedCheckpointError when they are not what was saved.
+    """
+    saved = meta["digests"]
+    there = {name: saved[name].split()[0] for name in _names(meta, wanted)}
+    here = {leaf_name(p): spec(leaf) for p, leaf in jax.tree.leaves_with_path(wanted)}
+    for name in sorted(there | here):
+        if there.get(name) != here.get(name):
+            raise CheckpointError(
+                f"{folder} does not fit this configuration: {name} is "
+                f"{there.get(name, 'not')} there and {here.get(name, 'not')} here. Set "
+                "config.model as it was trained, or use a new --workdir"
+            )
+    try:
+        arrays = read_arrays(folder, wanted)
+    except UnreadableError as error:
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: its arrays cannot be read ({error})"
+        ) from None
+    for name, found in leaf_digests(arrays).items():
+        if found != saved[name]:
+            raise DamagedCheckpointError(
+                f"{folder} is damaged: {name} is not as it was saved"
+            )
+    return arrays
+
+
+def load_checkpoint(
+    folder: Path, *, confusion: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a model, and with `confusion` its validation pools, from one folder.
+
+    Returns ({"params", "batch_stats"[, "confusion"]} as NumPy arrays, meta). Raises as
+    `load_meta` and `load_arrays` do.
+    """
+    meta = load_meta(folder)
+    items = ("params", "batch_stats", "confusion")[: 3 if confusion else 2]
+    return load_arrays(folder, meta, _saved_tree(folder, meta, items)), meta
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Hold every array of a folder against its digest; returns its description.
+
+    Raises as `load_meta` and `load_arrays` do.
+    """
+    meta = load_meta(folder)
+    load_arrays(folder, meta, _saved_tree(folder, meta))
+    return meta
+
+
+def find_checkpoint(path: str | Path, *, which: str = "best") -> Path:
+    """The checkpoint folder that a user's path means.
+
+    path: a working directory (its last stage that has one), a stage, or one
+    checkpoint folder; which: "best" by validation, or "last". Raises CheckpointError,
+    also when the best cannot be told because a description is damaged.
+    """
+    for folders in checkpoints_in(path):
+        if which == "last":
+            return folders[-1]
+        scores = {folder: load_meta(folder)["score"] for folder in folders}
+        scored = [folder for folder in folders if scores[folder] is not None]
+        # The first of the highest, so ties go to the later.
+        return max(reversed(scored or folders[-1:]), key=lambda f: scores[f] or 0.0)
+    raise CheckpointError(
+        f"no checkpoint in {path}: no finished {FOLDER}/STEP is there. Give a working "
+        "directory, one of its stages, or one checkpoint folder"
+    )
+
+
+def checkpoints_in(path: str | Path) -> list[list[Path]]:
+    """The checkpoint folders of each stage by step, the last stage first.
+
+    path: as in `find_checkpoint`. Raises CheckpointError if it does not exist.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}: there is no such folder")
+    if (path / DESCRIPTION).exists() or (path / "params").is_dir():
+        return [[path]]
+    stages = (step_folders(path / name / FOLDER) for name in ("stage2", "stage1", ""))
+    return [folders for folders in stages if folders]
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """The checkpoints in one stage's folder by step."""
+    if not folder.is_dir():
+        return []
+    steps = (one for one in folder.iterdir() if one.name.isdecimal() and one.is_dir())
+    return sorted(steps, key=lambda one: int(one.name))
+
+
+def _saved_tree(
+    folder: Path, meta: Mapping[str, Any], items: Container[str] | None = None
+) -> dict[str, Any]:
+    """What a folder's items hold (None: all of them), as Orbax describes it."""
+    try:
+        trees = read_structure(folder)
+    except UnreadableError as error:
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: what it holds cannot be told ({error})"
+        ) from None
+    saved = {name: trees[name] for name in trees if items is None or name in items}
+    names = {leaf_name(path) for path, _ in jax.tree.leaves_with_path(saved)}
+    if lost := sorted(names ^ _names(meta, saved)):
+        raise DamagedCheckpointError(f"{folder} is damaged: {lost[0]} is not as saved")
+    return saved
+
+
+def _names(meta: Mapping[str, Any], items: Container[str]) -> set[str]:
+    """Names of the leaves that were saved in some items."""
+    return {name for name in meta["digests"] if name.split("/")[0] in items}

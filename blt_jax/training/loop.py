@@ -22,11 +22,12 @@ from blt_jax.hallucination.targets import (
     confusion_pools,
     empty_confusion,
 )
-from blt_jax.training.checkpoint import Checkpointer
+from blt_jax.training.checkpoint import CheckpointError
+from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.evaluate import Evaluation
 from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.log import RunLog, StepMeter, progress_line
-from blt_jax.training.mesh import put_replicated, replicated
+from blt_jax.training.mesh import put_replicated
 from blt_jax.training.programs import Program, compile_steps
 from blt_jax.training.state import TrainState
 
@@ -84,7 +85,13 @@ def train_stage(stage: Stage, stop: Callable[[int], bool] = lambda step: False) 
         Checkpointer(stage.folder, keep=stage.keep) as checkpointer,
         RunLog(stage.folder / "metrics.jsonl", silent=not first_process) as log,
     ):
-        first_step = checkpointer.latest_step or 0
+        good, damaged = checkpointer.newest_good()
+        for told in damaged:
+            log.write(
+                {"kind": "damaged", "stage": stage.name, "problem": told},
+                f"{stage.name}: {told}; going on from step {good}",
+            )
+        first_step = good or 0
         if first_step >= stage.total_steps:
             log.write(
                 {"kind": "skipped", "stage": stage.name, "step": first_step},
@@ -101,16 +108,20 @@ def _begin(
     """State and confusion on the devices, new or from the last checkpoint."""
     state = put_replicated(stage.create_state(), stage.mesh)
     confusion = empty_confusion(stage.num_validation, stage.num_classes)
-    if checkpointer.latest_step is not None:
-        state, confusion, _ = checkpointer.restore(
-            state, confusion, replicated(stage.mesh)
+    checkpointer.check_space(state, confusion)
+    if checkpointer.latest_step is None:
+        return state, put_replicated(confusion, stage.mesh)
+    state, confusion, meta = checkpointer.restore(state, confusion, stage.mesh)
+    if meta["key"] != stage.meta["key"]:
+        raise CheckpointError(
+            f"{stage.folder}: the checkpoint was made with another config.seed; use "
+            "that one, or a new --workdir"
         )
-        step = checkpointer.latest_step
-        log.write(
-            {"kind": "resumed", "stage": stage.name, "step": step},
-            f"{stage.name}: resumed at step {step}/{stage.total_steps}",
-        )
-    return state, put_replicated(confusion, stage.mesh)
+    log.write(
+        {"kind": "resumed", "stage": stage.name, "step": meta["step"]},
+        f"{stage.name}: resumed at step {meta['step']}/{stage.total_steps}",
+    )
+    return state, confusion
 
 
 def _train(

@@ -148,9 +148,12 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         ),
         num_validation=len(dataset.val.labels),
         key=root,
-        meta=model_meta(
-            config, model, dataset.class_names, dataset.class_counts.tolist()
-        ),
+        meta={
+            **model_meta(
+                config, model, dataset.class_names, dataset.class_counts.tolist()
+            ),
+            "key": jax.random.key_data(root).tolist(),
+        },
         mesh=setup.mesh,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every_steps,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from blt_jax.data.folders import EXTENSIONS
 from blt_jax.data.prepare.archives import Archive, Place, archives_in
+from blt_jax.data.whole_file import write_whole
 
 Report = Callable[[int, int], None]
 Read = Callable[[str], bytes]
@@ -194,13 +195,11 @@ def files_below(folder: Path) -> Iterable[str]:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file, all or nothing."""
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content)
+        write_whole(path, content)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-    os.replace(partial, path)
+        write_whole(path, content)
 
 
 def read_named(sources: Sequence[Path], names: Iterable[str]) -> dict[str, bytes]:
