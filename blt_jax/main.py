@@ -4,6 +4,7 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -74,6 +75,9 @@ def run(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"blt-jax {arguments.command}: {error}", file=sys.stderr)
         return exit_code(error)
+    except KeyboardInterrupt:
+        print(f"blt-jax {arguments.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return ExitCode.FINISHED
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blt_jax.exit_codes import ExitCode
+from blt_jax.training.workdir import refuse_if_in_use
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the command; see its --help."""
+    workdir = Path(arguments.workdir or "")
+    if arguments.workdir:
+        refuse_if_in_use(workdir)
     import jax
 
     from blt_jax.config import load_config
@@ -50,7 +54,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         training.smoke(config)
         print("smoke run passed: steps, validation, saving and loading work")
         return
-    workdir = Path(arguments.workdir)
     try:
         setup = training.train(config, workdir)
     except InterruptionError as interrupted:

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
@@ -25,7 +24,7 @@ from blt_jax.training.checkpoint import (
     step_folders,
     verify_checkpoint,
 )
-from blt_jax.training.mesh import put_replicated
+from blt_jax.training.mesh import meet, put_replicated
 from blt_jax.training.orbax_folder import short_reason
 from blt_jax.training.state import TrainState
 from blt_jax.training.workdir import NotSavedError, make_folder
@@ -57,7 +56,7 @@ class Checkpointer:
             for pattern in _LEFTOVERS:
                 for leftover in self._folder.glob(pattern):
                     shutil.rmtree(leftover, ignore_errors=True)
-        _meet("leftovers of killed processes are removed")
+        meet("leftovers of killed processes are removed")
 
     def __enter__(self) -> Self:
         return self
@@ -158,7 +157,7 @@ class Checkpointer:
                 f"{self._folder.parent} to train the stage anew"
             )
         # Every process has read them before one of them moves them.
-        _meet("the newest good checkpoint is known")
+        meet("the newest good checkpoint is known")
         told = []
         for folder, problem in damaged.items():
             aside = _free_name(self._folder.parent / _ASIDE / folder.name)
@@ -166,7 +165,7 @@ class Checkpointer:
                 aside.parent.mkdir(exist_ok=True)
                 os.rename(folder, aside)
             told.append(f"{problem}; moved to {aside}")
-        _meet("damaged checkpoints are moved aside")
+        meet("damaged checkpoints are moved aside")
         return good, told
 
     def restore(
@@ -236,8 +235,3 @@ def _free_name(path: Path) -> Path:
 
 def _first() -> bool:
     return jax.process_index() == 0
-
-
-def _meet(where: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)

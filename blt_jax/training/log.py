@@ -18,7 +18,10 @@ class RunLog:
     """
 
     def __init__(self, path: Path, *, silent: bool = False) -> None:
-        self._file = None if silent else path.open("a", encoding="utf-8")
+        self._file = None
+        if not silent:
+            _drop_half_line(path)
+            self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +43,13 @@ class RunLog:
         self._file.flush()
         if line is not None:
             print(line, flush=True)
+
+
+def _drop_half_line(path: Path) -> None:
+    """A process that was killed may have left half a record."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 class StepMeter:

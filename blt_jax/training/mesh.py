@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -89,3 +90,16 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
         return jax.device_put(leaf, replicated(mesh))
 
     return jax.tree.map(put, tree)
+
+
+def meet(where: str) -> None:
+    """Wait until every process is here; alone, there is nothing to wait for."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def from_first(value: bool) -> bool:
+    """What the first process says, in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))

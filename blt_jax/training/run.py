@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -12,9 +13,11 @@ from ml_collections import ConfigDict
 from blt_jax.config import ConfigError, config_to_json, differences
 from blt_jax.data.folders import load_class_map, save_class_map
 from blt_jax.data.plan import BatchPlan
+from blt_jax.data.whole_file import write_whole
 from blt_jax.training.environment import environment
 from blt_jax.training.interruption import StopRequest
 from blt_jax.training.loop import train_stage
+from blt_jax.training.mesh import from_first
 from blt_jax.training.setup import (
     Setup,
     prepare,
@@ -23,6 +26,7 @@ from blt_jax.training.setup import (
     without_validation,
 )
 from blt_jax.training.stages import STAGES, make_plan, make_stage
+from blt_jax.training.workdir import InUseError, NotSavedError, RunLock
 
 CLASS_MAP = "class_map.json"
 
@@ -30,21 +34,39 @@ CLASS_MAP = "class_map.json"
 def train(config: ConfigDict, workdir: Path) -> Setup:
     """Train all stages in order; finished ones are skipped, the same call resumes.
 
-    Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError),
-    in one line, for what a person can mend, and InterruptionError after a SIGTERM, with
-    everything saved.
+    Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError) and
+    OSError (InUseError, NotSavedError, WorkerError), in one line, for what a person can
+    mend, and InterruptionError after a signal to stop, with everything saved.
     """
-    saved = workdir / CLASS_MAP
-    class_map = load_class_map(saved) if saved.exists() else None
-    setup = prepare(config, workdir, class_map=class_map)
-    plans = {name: make_plan(setup, name) for name in STAGES if config[name].epochs > 0}
-    if config.stage1.checkpoint:
-        plans.pop("stage1", None)
-    _describe(setup, plans)
     with StopRequest() as request:
-        for name, plan in plans.items():
-            train_stage(make_stage(setup, name, plan), request.reached)
+        saved = workdir / CLASS_MAP
+        class_map = load_class_map(saved) if saved.exists() else None
+        setup = prepare(config, workdir, class_map=class_map)
+        plans = {
+            name: make_plan(setup, name) for name in STAGES if config[name].epochs > 0
+        }
+        if config.stage1.checkpoint:
+            plans.pop("stage1", None)
+        with _locked(workdir):
+            _describe(setup, plans)
+            for name, plan in plans.items():
+                train_stage(make_stage(setup, name, plan), request.reached)
     return setup
+
+
+@contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Keep other runs out of the directory; the first process does it for all."""
+    with ExitStack() as stack:
+        refused: InUseError | NotSavedError | None = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(RunLock(workdir))
+            except (InUseError, NotSavedError) as error:
+                refused = error
+        if from_first(refused is not None):
+            raise refused or InUseError(f"{workdir} is refused to the first process")
+        yield
 
 
 def smoke(config: ConfigDict) -> None:
@@ -100,7 +122,6 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
             f"{result}",
             flush=True,
         )
-    workdir.mkdir(parents=True, exist_ok=True)
     derived = {
         name: {
             "slot_widths": list(plan.widths),
@@ -109,8 +130,8 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
         }
         for name, plan in plans.items()
     }
-    written.write_text(config_to_json(setup.config, derived=derived))
-    (workdir / "environment.json").write_text(
-        json.dumps(environment(), indent=2) + "\n"
+    write_whole(written, config_to_json(setup.config, derived=derived))
+    write_whole(
+        workdir / "environment.json", json.dumps(environment(), indent=2) + "\n"
     )
     save_class_map(workdir / CLASS_MAP, setup.dataset.class_names)

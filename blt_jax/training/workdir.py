@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,8 @@ from typing import IO, Self
 from blt_jax.exit_codes import ExitCode
 
 LOCK = "run.lock"
+_ATTEMPTS = 4
+_BETWEEN = 0.05  # seconds
 
 
 class InUseError(OSError):
@@ -43,6 +46,16 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def refuse_if_in_use(workdir: Path) -> None:
+    """Raise InUseError if a run works in the directory now. Nothing is written."""
+    try:
+        file = (workdir / LOCK).open(encoding="utf-8")
+    except OSError:
+        return  # no lock file: no run
+    with file:
+        _take(file, fcntl.LOCK_SH, workdir)
+
+
 class RunLock:
     """Held while a run works in a directory, by `run.lock` in it.
 
@@ -51,36 +64,19 @@ class RunLock:
     """
 
     def __init__(self, workdir: Path) -> None:
-        self._path = workdir / LOCK
+        self._workdir = workdir
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
         """Take the lock. Raises InUseError, and NotSavedError."""
-        make_folder(self._path.parent)
-        file = self._path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read()
-            file.close()
-            raise InUseError(_in_use(self._path, holder)) from None
-        except OSError as error:
-            # Some network file systems know no locks.
-            print(f"{self._path}: not locked, {error.strerror}", flush=True)
-        file.truncate(0)
-        file.write(
-            json.dumps(
-                {
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "start": datetime.now().astimezone().isoformat(timespec="seconds"),
-                }
-            )
-            + "\n"
-        )
-        file.flush()
-        self._file = file
+        make_folder(self._workdir)
+        self._file = (self._workdir / LOCK).open("a+", encoding="utf-8")
+        _take(self._file, fcntl.LOCK_EX, self._workdir)
+        start = datetime.now().astimezone().isoformat(timespec="seconds")
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
+        self._file.truncate(0)
+        self._file.write(json.dumps(who) + "\n")
+        self._file.flush()
         return self
 
     def __exit__(
@@ -93,13 +89,31 @@ class RunLock:
             self._file.close()
 
 
-def _in_use(path: Path, holder: str) -> str:
-    try:
-        who = json.loads(holder)
-        told = f"process {who['pid']} on {who['host']}, begun {who['start']}"
-    except (ValueError, KeyError, TypeError):
-        told = "a process that has not told its name yet"
-    return (
-        f"{path.parent} is in use by another run ({told}); wait for it, end it, or use "
+def _take(file: IO[str], kind: int, workdir: Path) -> None:
+    # Somebody who only looks holds it for a moment.
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_BETWEEN)
+        except OSError as error:
+            # Some network file systems know no locks.
+            print(f"{workdir / LOCK}: not locked, {error.strerror}", flush=True)
+            return
+    file.seek(0)
+    told = _holder(file.read())
+    file.close()
+    raise InUseError(
+        f"{workdir} is in use by another run ({told}); wait for it, end it, or use "
         "another --workdir"
     )
+
+
+def _holder(content: str) -> str:
+    try:
+        who = json.loads(content)
+        return f"process {who['pid']} on {who['host']}, begun {who['start']}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has not told its name yet"
