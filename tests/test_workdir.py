@@ -45,7 +45,7 @@ def holder(tmp_path):
 
 
 def test_a_second_run_is_turned_away_at_once(holder, tmp_path):
-    """By the command itself, before it has imported or read anything that takes long."""
+    """By the command itself, before it has imported anything that takes long."""
     command = [sys.executable, "-X", "importtime", "-m", "blt_jax.main", "train"]
     command += ["--config=none.py", f"--workdir={tmp_path}"]
     answer = subprocess.run(command, capture_output=True, text=True)
