@@ -150,6 +150,8 @@ def default_config() -> ConfigDict:
     config.checkpoint.every_steps = config_dict.placeholder(int)  # besides each epoch
     config.checkpoint.keep = 2  # newest ones kept, besides the best
     config.log_every = 50  # steps
+    # A step that gives NaN or infinity stops the run; so many in a row may be left out.
+    config.skip_not_finite = 0
     return config.lock()
 
 
@@ -224,6 +226,8 @@ def check_config(config: ConfigDict) -> None:
     for name in ("batch_size", "data.image_size", "evaluation.batch_size", "log_every"):
         if _get(config, name) < 1:
             raise ConfigError(f"config.{name} must be at least 1")
+    if config.skip_not_finite < 0:
+        raise ConfigError("config.skip_not_finite must not be negative")
     if not 0 <= config.hallucination.tail_fraction <= 1:
         raise ConfigError("config.hallucination.tail_fraction must lie in [0, 1]")
     low, high = config.hallucination.threshold

@@ -162,8 +162,10 @@ def update(
     )
     moved = _bounded(progress.image + step, problem.seed, options)
 
-    reached = score >= problem.threshold
-    finite = jnp.isfinite(score) & (reached | jnp.all(jnp.isfinite(moved)))
+    # Of the log-odds: an infinite logit's probability of 1 would pass for success.
+    finite = jnp.isfinite(odds)
+    reached = finite & (score >= problem.threshold)
+    finite &= reached | jnp.all(jnp.isfinite(moved))
     unfinished = ~reached & (progress.iterations < options.max_iterations)
     move = progress.active & unfinished & finite & usable
     evaluated = progress.active

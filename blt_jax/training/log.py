@@ -18,6 +18,7 @@ class RunLog:
     """
 
     def __init__(self, path: Path, *, silent: bool = False) -> None:
+        self.path = path
         self._file = None
         if not silent:
             _drop_half_line(path)
@@ -66,13 +67,17 @@ class StepMeter:
     def _clear(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = 0
+        self._not_finite = 0
         self._waited = 0.0
         self._bad_files = 0
         self._interval_begin = time.monotonic()
 
     def add(self, sums: Mapping[str, Any]) -> None:
-        """The sums of one step, on the host."""
+        """The sums of one step, on the host; one that was left out is only counted."""
         self._steps += 1
+        if sums["not_finite"]:
+            self._not_finite += 1
+            return
         for name, value in sums.items():
             self._sums[name] += float(value)
 
@@ -92,10 +97,12 @@ class StepMeter:
     def take(self, step: int) -> dict[str, Any]:
         """Averages and rates since the last call; `step` is the number of steps done.
 
-        Ratios are None where nothing was hallucinated.
+        Ratios are None where nothing was hallucinated, and the loss where every step
+        was left out.
         """
         seconds = max(time.monotonic() - self._interval_begin, 1e-9)
-        sums, steps = self._sums, max(self._steps, 1)
+        sums, steps = self._sums, self._steps
+        learned = steps - self._not_finite
         trained = sums["trained"]
         hallucinated = sums["hallucinated"]
 
@@ -106,7 +113,7 @@ class StepMeter:
         busy = time.monotonic() - self._begin - self._paused
         left = (self._total_steps - step) * busy / max(step - self._first_step, 1)
         record = {
-            "loss": sums["loss"] / steps,
+            "loss": sums["loss"] / learned if learned else None,
             "accuracy": sums["correct"] / trained if trained else None,
             "images_per_second": steps * self._batch_size / seconds,
             "hallucinated_per_second": hallucinated / seconds,
@@ -118,6 +125,7 @@ class StepMeter:
             "occupancy": sums["evaluations"] / needed if needed else None,
             "stopped_early": int(sums["stopped_early"]),
             "non_finite": int(sums["non_finite"]),
+            "not_finite_steps": self._not_finite,
             "bad_files": self._bad_files,
             "data_wait": min(self._waited / seconds, 1.0),
             "seconds": seconds,
@@ -132,7 +140,7 @@ def progress_line(record: Mapping[str, Any]) -> str:
     parts = [
         f"{record['stage']} epoch {record['epoch']}/{record['epochs']} "
         f"step {record['step']}/{record['total_steps']}",
-        f"loss {record['loss']:.3f}",
+        "no step learned" if record["loss"] is None else f"loss {record['loss']:.3f}",
         f"{record['images_per_second']:.0f} img/s",
     ]
     if record["mean_iterations"] is not None:
@@ -141,6 +149,8 @@ def progress_line(record: Mapping[str, Any]) -> str:
             f"{record['mean_iterations']:.1f} iterations, "
             f"{record['reached_fraction']:.0%} reached"
         )
+    if record["not_finite_steps"]:
+        parts.append(f"{record['not_finite_steps']} steps not finite, left out")
     if record["bad_files"]:
         parts.append(f"{record['bad_files']} bad files replaced")
     parts.append(f"data wait {record['data_wait']:.0%}")

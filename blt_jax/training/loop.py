@@ -22,12 +22,13 @@ from blt_jax.hallucination.targets import (
     confusion_pools,
     empty_confusion,
 )
-from blt_jax.training.checkpoint import CheckpointError
+from blt_jax.training.checkpoint import FOLDER, CheckpointError
 from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.evaluate import Evaluation
 from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.log import RunLog, StepMeter, progress_line
 from blt_jax.training.mesh import put_replicated
+from blt_jax.training.not_finite import Watch
 from blt_jax.training.programs import Program, compile_steps
 from blt_jax.training.state import TrainState
 
@@ -61,6 +62,9 @@ class Stage:
     key: jax.Array  # root of every draw in this stage
     meta: Mapping[str, Any]  # description saved with each checkpoint
     mesh: Mesh
+    ids: Sequence[str]  # names of the training images by record
+    skip_not_finite: int = 0  # bad steps in a row that may be left out
+    changes: Sequence[Mapping[str, Any]] = ()  # of the configuration, before this start
     log_every: int = 50
     checkpoint_every: int | None = None  # steps, besides the end of each epoch
     keep: int = 1
@@ -133,6 +137,15 @@ def _train(
     log: RunLog,
     stop: Callable[[int], bool],
 ) -> None:
+    if stage.changes:
+        log.write(
+            {
+                "kind": "config_changed",
+                "stage": stage.name,
+                "step": first_step,
+                "changes": list(stage.changes),
+            }
+        )
     key = put_replicated(stage.key, stage.mesh)
     programs = _compile(stage, state, confusion, key, log)
     meter = StepMeter(
@@ -140,31 +153,52 @@ def _train(
         total_steps=stage.total_steps,
         first_step=first_step,
     )
-    previous: dict[str, jax.Array] | None = None
+    watch = Watch(
+        stage.name,
+        log,
+        total_steps=stage.total_steps,
+        batch_size=stage.batch_size,
+        ids=stage.ids,
+        skip=stage.skip_not_finite,
+        last_checkpoint=lambda: _last_checkpoint(stage, checkpointer),
+    )
+
+    def read(
+        done: int, sums: Mapping[str, jax.Array], rows: Mapping[str, np.ndarray]
+    ) -> None:
+        """Wait for the numbers of a step; raises NotFiniteError."""
+        numbers = jax.device_get(sums)
+        watch.check(done, numbers, rows)
+        meter.add(numbers)
+        meter.replaced(_replaced(rows, stage))
+        if done % stage.log_every == 0:
+            _report(stage, done, meter, log)
+
+    previous: tuple[int, dict[str, jax.Array], Mapping[str, np.ndarray]] | None = None
     batches = _on_devices(stage.batches(first_step), stage)
     for step in range(first_step, stage.total_steps):
         asked = time.monotonic()
-        batch, bad_files = next(batches)
+        batch, rows = next(batches)
         meter.waited(time.monotonic() - asked)
-        meter.replaced(bad_files)
 
         program = programs[len(batch["seed_label"])]
         with jax.transfer_guard("disallow"):
             state, sums = program(state, batch, confusion, key)
         # This step is queued; only now wait for the numbers of the one before.
         if previous is not None:
-            meter.add(jax.device_get(previous))
-            if step % stage.log_every == 0:
-                _report(stage, step, meter, log)
-        previous = sums
-
+            read(*previous)
         done = step + 1
+        previous = (done, sums, rows)
+
         stopping = stop(done)
         end_of_epoch = done % stage.steps_per_epoch == 0
-        if end_of_epoch or stopping:
-            meter.add(jax.device_get(previous))
+        saving = stage.checkpoint_every and done % stage.checkpoint_every == 0
+        if end_of_epoch or stopping or saving:
+            # What is saved has been seen to be finite.
+            read(*previous)
             previous = None
-            _report(stage, done, meter, log)
+            if (end_of_epoch or stopping) and done % stage.log_every:
+                _report(stage, done, meter, log)
 
         paused = time.monotonic()
         if end_of_epoch:
@@ -188,9 +222,7 @@ def _train(
             }
             log.write(record, _validation_line(record))
             meter.pause(time.monotonic() - paused)
-        elif stopping or (
-            stage.checkpoint_every and done % stage.checkpoint_every == 0
-        ):
+        elif stopping or saving:
             _save(stage, checkpointer, state, confusion, done, None)
             meter.pause(time.monotonic() - paused)
         if stopping:
@@ -237,17 +269,24 @@ def _compile(
 
 def _on_devices(
     batches: Iterable[Mapping[str, np.ndarray]], stage: Stage
-) -> Iterator[tuple[dict[str, jax.Array], int]]:
+) -> Iterator[tuple[dict[str, jax.Array], dict[str, np.ndarray]]]:
     """Send the batches to the devices, each while the one before is used.
 
-    With each comes the number of its images that took the place of bad files.
+    With each comes what the host keeps of it: all but the images.
     """
-    ahead: deque[tuple[dict[str, jax.Array], int]] = deque()
+    ahead: deque[tuple[dict[str, jax.Array], dict[str, np.ndarray]]] = deque()
     for batch in batches:
-        ahead.append((stage.place(batch), _replaced(batch, stage)))
+        kept = {n: array for n, array in batch.items() if not n.endswith("image")}
+        ahead.append((stage.place(batch), kept))
         if len(ahead) == _IN_FLIGHT:
             yield ahead.popleft()
     yield from ahead
+
+
+def _last_checkpoint(stage: Stage, checkpointer: Checkpointer) -> Path | None:
+    checkpointer.wait()
+    step = checkpointer.latest_step
+    return None if step is None else stage.folder / FOLDER / str(step)
 
 
 def _replaced(batch: Mapping[str, np.ndarray], stage: Stage) -> int:

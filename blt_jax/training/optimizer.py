@@ -66,8 +66,8 @@ def make_optimizer(
 
     learning_rates: one schedule for each of `GROUPS`. SGD adds the decay to the
     gradient before the momentum, as PyTorch does; AdamW decouples it.
-    gradient_clip bounds the gradient's global L2 norm. Raises ValueError for
-    another name.
+    gradient_clip bounds the gradient's global L2 norm, and adds nothing to the state,
+    so that a run can go on with it. Raises ValueError for another name.
     """
     build = choose("optimizer.name", name, _OPTIMIZERS)
     groups = {
@@ -76,7 +76,15 @@ def make_optimizer(
     update = optax.partition(groups, lambda params: {group: group for group in params})
     if gradient_clip is None:
         return update
-    return optax.chain(optax.clip_by_global_norm(gradient_clip), update)
+    clip = optax.clip_by_global_norm(gradient_clip)
+
+    def clipped(
+        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        gradients, _ = clip.update(gradients, optax.EmptyState())
+        return update.update(gradients, state, params)
+
+    return optax.GradientTransformation(update.init, clipped)
 
 
 def _sgd(

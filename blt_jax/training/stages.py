@@ -110,6 +110,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         hallucination=_hallucination_options(config) if plan.widths else None,
         dtype=image_dtype(model),
         divide_by_all=config.compat == "released",
+        skip_not_finite=config.skip_not_finite > 0,
     )
 
     feed = make_feed(
@@ -155,6 +156,8 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
             "key": jax.random.key_data(root).tolist(),
         },
         mesh=setup.mesh,
+        ids=dataset.train.ids,
+        skip_not_finite=config.skip_not_finite,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,

@@ -23,6 +23,7 @@ from blt_jax.training.augment import (
 )
 from blt_jax.training.draws import Draws, draw
 from blt_jax.training.mesh import replicated, sharded
+from blt_jax.training.not_finite import not_finite
 from blt_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -40,6 +41,7 @@ def make_train_step(
     hallucination: HallucinationOptions | None,
     dtype: Any = jnp.float32,
     divide_by_all: bool = False,
+    skip_not_finite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Build the jitted `train_step(state, batch, confusion, key)`.
 
@@ -55,6 +57,8 @@ def make_train_step(
       dtype: of the images.
       divide_by_all: mean over B + n images, as the released code does; otherwise
         the sum is divided by B alone (Eq. 3).
+      skip_not_finite: a step that gives NaN or infinity leaves parameters, statistics
+        and optimizer state bit for bit as they were; only the step number goes on.
 
     Returns:
       A function of
@@ -64,7 +68,8 @@ def make_train_step(
           each K;
         confusion: pools of the latest validation's predictions;
         key: the stage's root key;
-      to the next state and a dict of sums over the batch (`loss` is Eq. 3 itself).
+      to the next state and a dict of sums over the batch (`loss` is Eq. 3 itself;
+      `not_finite` says what is NaN or infinite, a bit for each of PARTS there).
     """
     append = hallucination and make_append(
         model, hallucination, mesh=mesh, normalisation=normalisation
@@ -106,15 +111,19 @@ def make_train_step(
             return jnp.sum(losses) / divisor, (new_stats, hits)
 
         sums["trained"] = jnp.sum(rows.weights > 0)
-        (loss, (batch_stats, hits)), gradients = jax.value_and_grad(
+        (loss, (new_stats, hits)), gradients = jax.value_and_grad(
             objective, has_aux=True
         )(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = optax.apply_updates(params, updates)
+        updates, new_opt_state = optimizer.update(gradients, opt_state, params)
+        new = (optax.apply_updates(params, updates), new_stats, new_opt_state)
 
+        sums["not_finite"] = bad = not_finite(loss, gradients, *new)
+        if skip_not_finite:
+            old = (params, batch_stats, opt_state)
+            new = jax.tree.map(lambda a, b: jnp.where(bad == 0, a, b), new, old)
         sums["loss"] = loss
         sums["correct"] = jnp.sum(hits & (rows.weights > 0))
-        return TrainState(step + 1, params, batch_stats, opt_state), sums
+        return TrainState(step + 1, *new), sums
 
     whole, split = replicated(mesh), sharded(mesh)
     return jax.jit(
