@@ -16,7 +16,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 DERIVED = "derived"  # in config.json: what the program chose, not a field
-MAY_CHANGE = (  # between interruption and resumption
+# Between interruption and resumption. All other fields must match: a new one does
+# until it is known to change no result.
+MAY_CHANGE = (
     "data.root",
     "data.threads",
     "data.bad_files",
@@ -26,6 +28,7 @@ MAY_CHANGE = (  # between interruption and resumption
     "checkpoint.every_steps",
     "checkpoint.keep",
     "log_every",
+    "skip_not_finite",  # the bits of other steps stay the same
 )
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -192,17 +195,27 @@ def config_to_json(config: ConfigDict, derived: Mapping[str, Any]) -> str:
 def differences(
     config: ConfigDict, saved: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
-    """Fields that would change a run begun with `saved`: (name, saved, now).
+    """Fields that are not as they were in a run begun with `saved`: (name, saved, now).
 
-    What only changes speed or where files lie is left out.
+    Those in MAY_CHANGE are among them. Raises ConfigError as `load_config` does.
     """
     before = _flatten(config_from_dict(saved, "config.json").to_dict())
     after = _flatten(config.to_dict())
     return [
         (name, before[name], after[name])
         for name in after
-        if name not in MAY_CHANGE and before[name] != after[name]
+        if before[name] != after[name]
     ]
+
+
+def known_field(name: str) -> str:
+    """The name itself, if a field has it; raises ConfigError naming the nearest."""
+    fields = list(_flatten(default_config().to_dict()))
+    if name not in fields:
+        close = difflib.get_close_matches(name, fields, n=1)
+        nearest = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown field config.{name}{nearest}")
+    return name
 
 
 def check_config(config: ConfigDict) -> None:

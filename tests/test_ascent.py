@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from blt_jax.hallucination.ascent import Options, Problem, ascend, log_odds
 from blt_jax.hallucination.cascade import hallucinate
+from blt_jax.models import heads
 
 # Two classes that look at one pixel of a 1 x 1 x 1 image: logits are (0, 2 x).
 # The gradient of the logit of class 1 is 2 everywhere, its probability is
@@ -117,26 +119,62 @@ def test_clips_to_the_range_of_imagenet_normalisation():
     np.testing.assert_allclose(result.images[0, 0, 0], white, rtol=1e-6)
 
 
+# A fault, what the last value of its image is, and whether numbers stay finite.
+FAULTS = {
+    "nan pixel": (0, False),
+    "zero feature": (0, True),
+    "probability 1": (1, True),
+    "probability 0": (2, True),
+    "infinite target": (3, False),
+    "infinite other": (4, False),
+    "minus infinite target": (5, False),
+}
+# By the last value: what is added to the logits of an image.
+ADDED = np.zeros((6, 3), np.float32)
+ADDED[1:, 0] = 1e4, -1e4, np.inf, 0, -np.inf
+ADDED[4, 1] = np.inf
+
+
+@pytest.mark.parametrize("levels", [(8,), (4, 2, 1)], ids=["plain", "cascade"])
 @pytest.mark.parametrize("step_rule", ["gradient", "accumulated", "newton"])
-def test_nan_image_leaves_its_neighbours_alone(step_rule):
-    key = jax.random.key(0)
-    weights = jax.random.normal(key, (12, 3))
+def test_a_faulty_image_leaves_its_neighbours_alone(step_rule, levels, monkeypatch):
+    # A matrix product rounds by its number of rows, and when the cascade narrows
+    # depends on all images; so each row is multiplied on its own here.
+    monkeypatch.setattr(heads, "_dot", lambda x, w: jnp.sum(x[:, :, None] * w[None], 1))
+    head = heads.SquashingCosineHead(11, 3, rngs=nnx.Rngs(0))
 
     def logits_fn(images):
-        return jnp.tanh(images.reshape(len(images), -1)) @ weights
+        values = images.reshape(len(images), -1)
+        added = jnp.asarray(ADDED)[values[:, -1].astype(int)]
+        return head(jnp.tanh(values[:, :-1])).logits + added
 
-    images = jax.random.normal(jax.random.key(1), (4, 2, 2, 3))
-    targets, thresholds = jnp.array([0, 1, 2, 0]), jnp.full(4, 0.9)
-    broken = images.at[2, 0, 0, 0].set(jnp.nan)
-    options = {"step_rule": step_rule, "levels": (4,)}
-    clean = hallucinate(logits_fn, images, targets, thresholds, **options)
-    mixed = hallucinate(logits_fn, broken, targets, thresholds, **options)
-    others = np.array([0, 1, 3])
-    for mine, theirs in zip(clean, mixed, strict=True):
-        np.testing.assert_array_equal(mine[others], theirs[others])
-    np.testing.assert_array_equal(mixed.images[2], broken[2])
-    assert not mixed.finite[2] and not mixed.reached[2]
-    assert mixed.iterations[2] == 0
+    targets, thresholds = jnp.arange(8) % 3, jnp.full(8, 0.9)
+    ascend_all = jax.jit(
+        lambda images: hallucinate(
+            logits_fn, images, targets, thresholds, step_rule=step_rule, levels=levels
+        )
+    )
+    images = jax.random.normal(jax.random.key(1), (8, 2, 2, 3)).at[:, 1, 1, 2].set(0)
+    clean, others = ascend_all(images), np.delete(np.arange(8), 3)
+    assert clean.finite.all() and clean.iterations.max() > 0
+    for fault, (last, stays_finite) in FAULTS.items():
+        broken = images.at[3].multiply(fault != "zero feature")
+        broken = broken.at[3, 1, 1, 2].set(last)
+        if fault == "nan pixel":
+            broken = broken.at[3, 0, 0, 0].set(jnp.nan)
+        mixed = ascend_all(broken)
+        for mine, theirs in zip(clean, mixed, strict=True):
+            np.testing.assert_array_equal(mine[others], theirs[others], fault)
+        assert mixed.finite[3] == stays_finite, fault
+        if stays_finite:
+            assert np.isfinite(mixed.images[3]).all(), fault
+        else:
+            np.testing.assert_array_equal(mixed.images[3], broken[3], fault)
+            assert not mixed.reached[3] and mixed.iterations[3] == 0, fault
+        if fault.startswith("probability"):
+            # Saturated: exactly so in float32.
+            assert mixed.scores[3] == float(fault[-1])
+            assert mixed.reached[3] == (fault[-1] == "1")
 
 
 def test_gradient_that_turns_infinite_gives_the_seed_back():

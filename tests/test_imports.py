@@ -35,6 +35,7 @@ SEE_CONFIG = {
     for name in (
         "assess",
         "check",
+        "continuation",
         "examples",
         "feed",
         "imports",

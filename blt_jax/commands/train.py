@@ -24,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="two steps, two validations and a save of each stage, then stop",
     )
     parser.add_argument(
+        "--allow_change",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on although this field (stage2.head_lr, or records.train for the list "
+        "of images) is not as the run was begun with; may be given several times",
+    )
+    parser.add_argument(
         "--distributed",
         action="store_true",
         help="join the run's other processes: SLURM, Open MPI and TPU pods are "
@@ -55,7 +63,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         print("smoke run passed: steps, validation, saving and loading work")
         return
     try:
-        setup = training.train(config, workdir)
+        setup = training.train(config, workdir, allow_change=arguments.allow_change)
     except InterruptionError as interrupted:
         print(interrupted, file=sys.stderr)
         if arguments.distributed:

@@ -3,17 +3,25 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from blt_jax.config import ConfigError, config_to_json, differences
+from blt_jax.config import config_to_json
 from blt_jax.data.folders import load_class_map, save_class_map
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.whole_file import write_whole
+from blt_jax.training.continuation import (
+    CONFIG,
+    Change,
+    changed_fields,
+    changed_records,
+    history,
+    records_digests,
+)
 from blt_jax.training.environment import environment
 from blt_jax.training.interruption import StopRequest
 from blt_jax.training.loop import train_stage
@@ -31,14 +39,19 @@ from blt_jax.training.workdir import InUseError, NotSavedError, RunLock
 CLASS_MAP = "class_map.json"
 
 
-def train(config: ConfigDict, workdir: Path) -> Setup:
+def train(
+    config: ConfigDict, workdir: Path, *, allow_change: Sequence[str] = ()
+) -> Setup:
     """Train all stages in order; finished ones are skipped, the same call resumes.
+
+    allow_change: fields that are meant to differ from what the run was begun with.
 
     Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError) and
     OSError (InUseError, NotSavedError, WorkerError), in one line, for what a person can
     mend, and InterruptionError after a signal to stop, with everything saved.
     """
     with StopRequest() as request:
+        changes = changed_fields(config, workdir, allow_change)
         saved = workdir / CLASS_MAP
         class_map = load_class_map(saved) if saved.exists() else None
         setup = prepare(config, workdir, class_map=class_map)
@@ -47,10 +60,14 @@ def train(config: ConfigDict, workdir: Path) -> Setup:
         }
         if config.stage1.checkpoint:
             plans.pop("stage1", None)
+        records = records_digests(setup.dataset, config.data.root)
+        changes += changed_records(records, workdir, allow_change)
         with _locked(workdir):
-            _describe(setup, plans)
+            _describe(setup, plans, records, changes)
             for name, plan in plans.items():
-                train_stage(make_stage(setup, name, plan), request.reached)
+                stage = make_stage(setup, name, plan)
+                stage = dataclasses.replace(stage, changes=changes)
+                train_stage(stage, request.reached)
     return setup
 
 
@@ -86,20 +103,14 @@ def smoke(config: ConfigDict) -> None:
                 )
 
 
-def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
-    """Write config.json, environment.json and class_map.json, or check against them."""
+def _describe(
+    setup: Setup,
+    plans: Mapping[str, BatchPlan],
+    records: Mapping[str, str],
+    changes: Sequence[Change],
+) -> None:
+    """Write config.json, environment.json and class_map.json."""
     workdir = setup.workdir
-    written = workdir / "config.json"
-    if written.exists():
-        changed = differences(setup.config, json.loads(written.read_text()))
-        if changed:
-            table = "; ".join(
-                f"{name}: {old!r} -> {new!r}" for name, old, new in changed
-            )
-            raise ConfigError(
-                f"{workdir} was begun with another configuration ({table}). Use a new "
-                "--workdir, or the configuration it was begun with"
-            )
     if jax.process_index():
         return
     dataset, devices = setup.dataset, setup.mesh.size
@@ -122,7 +133,16 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
             f"{result}",
             flush=True,
         )
+    for change in changes:
+        print(
+            f"{workdir}: {change['field']} was {change['from']!r}, now "
+            f"{change['to']!r}",
+            flush=True,
+        )
     derived = {
+        "records": dict(records),
+        "changes": history(workdir, changes),
+    } | {
         name: {
             "slot_widths": list(plan.widths),
             "mean_padding": plan.mean_padding(),
@@ -130,7 +150,7 @@ def _describe(setup: Setup, plans: Mapping[str, BatchPlan]) -> None:
         }
         for name, plan in plans.items()
     }
-    write_whole(written, config_to_json(setup.config, derived=derived))
+    write_whole(workdir / CONFIG, config_to_json(setup.config, derived=derived))
     write_whole(
         workdir / "environment.json", json.dumps(environment(), indent=2) + "\n"
     )
