@@ -2,10 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from blt_jax import losses
 from blt_jax.losses.large_margin_softmax import psi
-from blt_jax.models.heads import HeadOutput
+from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
 
 
 def head_output(seed=0, n=6, c=5, scale_columns=1):
@@ -164,3 +165,22 @@ def test_get_refuses(name, margin, message):
 def test_large_margin_refuses_another_margin():
     with pytest.raises(ValueError, match="is 5"):
         losses.large_margin_softmax(head_output(), LABELS, margin=5)
+
+
+@pytest.mark.parametrize("head", [SquashingCosineHead, LinearHead])
+@pytest.mark.parametrize("margin", [1, 2, 3, 4])
+def test_zero_features_have_a_loss_and_a_gradient(head, margin):
+    graph, weights = nnx.split(head(4, 3, rngs=nnx.Rngs(0)))
+    features, labels = jnp.zeros((3, 4)).at[1].set(2.0), jnp.array([0, 1, 2])
+
+    def total(weights, features):
+        output = nnx.merge(graph, weights)(features)
+        loss = losses.large_margin_softmax(output, labels, margin=margin)
+        return jnp.sum(loss), loss
+
+    gradients, loss = jax.grad(total, argnums=(0, 1), has_aux=True)(weights, features)
+    for leaf in jax.tree.leaves((gradients, loss)):
+        assert np.isfinite(leaf).all()
+    if head is SquashingCosineHead:
+        # All logits are 0.
+        np.testing.assert_allclose(loss[0], np.log(3), rtol=1e-6)

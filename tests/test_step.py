@@ -23,6 +23,7 @@ from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation, Normalisation
 from blt_jax.training.draws import draw
 from blt_jax.training.mesh import make_mesh, put_batch, put_replicated
+from blt_jax.training.not_finite import PARTS, not_finite
 from blt_jax.training.state import create_state
 from blt_jax.training.step import make_train_step
 
@@ -117,14 +118,23 @@ class OneLayer:
 class Run:
     """A few steps of a one-layer network on the first `devices` devices."""
 
-    def __init__(self, devices, *, hallucination=OPTIONS, dtype="float32", **options):
+    def __init__(
+        self,
+        devices,
+        *,
+        hallucination=OPTIONS,
+        dtype="float32",
+        optimizer=None,
+        loss_fn=cross_entropy,
+        **options,
+    ):
         self.mesh = make_mesh(devices)
         self.model = OneLayer(dtype)
-        optimizer = optax.sgd(0.05, momentum=0.9)
+        optimizer = optimizer or optax.sgd(0.05, momentum=0.9)
         self.step_fn = make_train_step(
             self.model,
             optimizer,
-            cross_entropy,
+            loss_fn,
             mesh=self.mesh,
             normalisation=NORMALISATION,
             augmentation=Augmentation(True, 10.0, 0.4, 0.4, 0.4),
@@ -139,8 +149,10 @@ class Run:
         self.confusion = put_replicated(confusion(), self.mesh)
         self.key = put_replicated(jax.random.key(7), self.mesh)
 
-    def arguments(self, step, **batch_options):
+    def arguments(self, step, *, poison=False, **batch_options):
         batch = host_batch(step, devices=self.mesh.size, **batch_options)
+        if poison:
+            batch["label"][0] = CLASSES
         return self.state, put_batch(batch, self.mesh), self.confusion, self.key
 
     def __call__(self, step, **batch_options):
@@ -320,3 +332,105 @@ def test_targets_and_thresholds_do_not_depend_on_the_devices():
     assert len(one[0]) > 3
     for mine, theirs in zip(one, eight, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def nan_for_no_class(output, labels):
+    """Cross-entropy that is NaN, with its gradient, for a poisoned batch."""
+    factor = jnp.where(labels < CLASSES, 1, jnp.nan)
+    return factor * cross_entropy(output, labels % CLASSES)
+
+
+def bad_parts(sums):
+    bits = int(sums["not_finite"])
+    return [part for place, part in enumerate(PARTS) if bits >> place & 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_every_leaf_of_every_part_is_looked_at(value):
+    good = {"a": jnp.ones(3), "b": [jnp.ones((2, 2)), jnp.arange(3)]}
+    first = {**good, "a": good["a"].at[2].set(value)}
+    last = {**good, "b": [good["b"][0].at[1, 0].set(value), good["b"][1]]}
+    assert not_finite(good, jnp.zeros(()), good) == 0
+    assert not_finite(first, jnp.zeros(()), good) == 0b001
+    assert not_finite(good, jnp.asarray(value), good) == 0b010
+    assert not_finite(good, jnp.asarray(value), last) == 0b110
+
+
+@pytest.mark.parametrize(
+    ("part", "optimizer", "loss_fn"),
+    [
+        # Adds a constant without a gradient.
+        ("loss", optax.sgd(0.1), lambda o, y: cross_entropy(o, y) + jnp.inf),
+        # The root's slope at 0 is infinite; 0 times it is NaN.
+        (
+            "gradients",
+            optax.set_to_zero(),
+            lambda o, y: cross_entropy(o, y) + jnp.sqrt(0 * o.logits[:, 0]),
+        ),
+        ("parameters", optax.chain(optax.scale(1e38), optax.scale(1e38)), None),
+        # A square of 1e50 is infinite; Adam divides by its root, and moves nothing.
+        (
+            "optimizer state",
+            optax.adam(0.1),
+            lambda o, y: 1e25 * cross_entropy(o, y),
+        ),
+    ],
+    ids=["loss", "gradients", "parameters", "optimizer state"],
+)
+def test_what_alone_is_not_finite_is_named(part, optimizer, loss_fn):
+    run = Run(2, optimizer=optimizer, loss_fn=loss_fn or cross_entropy)
+    sums = run(0, slots=0, seeds=False)
+    assert np.isfinite(sums["loss"]) == (part != "loss")
+    assert bad_parts(sums) == [part]
+
+
+def test_statistics_that_are_not_finite_stop_ascents_and_are_named():
+    run = Run(2)
+    stats = jax.tree.map(lambda leaf: leaf * jnp.nan, run.state.batch_stats)
+    run.state = put_replicated(run.state._replace(batch_stats=stats), run.mesh)
+    sums = run(0, slots=16)
+    # Ascents see the running statistics, training those of its batch.
+    assert sums["non_finite"] == sums["hallucinated"] > 0
+    assert np.isfinite(sums["loss"])
+    assert bad_parts(sums) == ["BatchNorm statistics"]
+
+
+def test_a_skipped_step_changes_nothing_but_the_step_number():
+    run, other = (
+        Run(2, skip_not_finite=True, loss_fn=nan_for_no_class) for _ in range(2)
+    )
+    for each in (run, other):
+        each(0, slots=16)
+    before = jax.device_get(run.state)
+    sums = run(1, slots=16, poison=True)
+    assert set(bad_parts(sums)) == {*PARTS} - {"BatchNorm statistics"}
+    assert run.state.step == 2
+    assert_trees_close(run.state._replace(step=before.step), before, rtol=0, atol=0)
+    # What later steps draw is that of their number: as if step 1 had never been.
+    step = put_replicated(jnp.asarray(2, jnp.int32), other.mesh)
+    other.state = other.state._replace(step=step)
+    assert run(2, slots=16) == other(2, slots=16)
+    assert_trees_close(run.state, other.state, rtol=0, atol=0)
+
+
+def test_finite_steps_have_the_same_bits_with_skipping():
+    skipping, plain = Run(2, skip_not_finite=True), Run(2)
+    for step in range(3):
+        assert skipping(step, slots=16) == plain(step, slots=16)
+    assert_trees_close(skipping.state, plain.state, rtol=0, atol=0)
+
+
+def test_without_skipping_a_bad_step_spoils_the_state_and_no_select_is_compiled():
+    plain = Run(2, loss_fn=nan_for_no_class)
+    skipping = Run(2, loss_fn=nan_for_no_class, skip_not_finite=True)
+    plain(0, slots=0, seeds=False, poison=True)
+    leaves = jax.tree.leaves(jax.device_get(plain.state.params))
+    assert not all(np.isfinite(leaf).all() for leaf in leaves)
+    selects = [
+        str(jax.make_jaxpr(run.step_fn)(*run.arguments(0, slots=0, seeds=False))).count(
+            "select_n"
+        )
+        for run in (plain, skipping)
+    ]
+    _, *arrays = skipping.state
+    assert selects[1] - selects[0] == len(jax.tree.leaves(arrays))

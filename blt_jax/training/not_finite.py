@@ -142,14 +142,13 @@ class Watch:
         more = ", ..." if len(images) > _NAMED else ""
         saved = f"is {checkpoint}" if checkpoint else "does not exist yet"
         stage = self._stage
-        skip = self.in_a_row + 1
         return (
             f"Its batch: {', '.join(images[:_NAMED])}{more} (all {len(images)} images "
             f"and {len(record['seeds'])} seeds: kind 'not_finite' in {path}). The last "
             f"finite checkpoint {saved}; nothing later was saved. To go on from it, "
             f"lower {stage}.backbone_lr and {stage}.head_lr or set "
             "optimizer.gradient_clip, each with --allow_change FIELD, or leave such "
-            f"steps out by --config.skip_not_finite={skip}"
+            f"steps out by --config.skip_not_finite={self.in_a_row}"
         )
 
 
