@@ -19,10 +19,10 @@ from blt_jax.bench.timing import Arm
 from blt_jax.config import ConfigError
 from blt_jax.hallucination.targets import Confusion, confusion_pools, empty_confusion
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
-from blt_jax.training.loop import Stage
 from blt_jax.training.mesh import put_replicated
 from blt_jax.training.programs import Compiled, compile_steps
 from blt_jax.training.setup import Setup, evaluate_split, prepare
+from blt_jax.training.stage import Stage
 from blt_jax.training.stages import make_plan, make_stage
 from blt_jax.training.state import TrainState
 

@@ -56,13 +56,42 @@ def _drop_half_line(path: Path) -> None:
 class StepMeter:
     """Adds up what the steps of one logging interval report, and times them."""
 
-    def __init__(self, *, batch_size: int, total_steps: int, first_step: int) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        total_steps: int,
+        first_step: int,
+        interval: Mapping[str, Any] | None = None,
+    ) -> None:
+        """interval: the `interval` of the run that is gone on with."""
         self._batch_size = batch_size
         self._total_steps = total_steps
         self._first_step = first_step
         self._begin = time.monotonic()
         self._paused = 0.0
         self._clear()
+        if interval:
+            self._sums.update(interval["sums"])
+            self._steps = interval["steps"]
+            self._not_finite = interval["not_finite"]
+            self._bad_files = interval["bad_files"]
+            self._waited = interval["waited"]
+            self._interval_begin -= interval["seconds"]
+
+    def interval(self) -> dict[str, Any]:
+        """What has been added up since the last report, as JSON-able values.
+
+        With it a resumed run reports what one that was never interrupted does.
+        """
+        return {
+            "sums": dict(self._sums),
+            "steps": self._steps,
+            "not_finite": self._not_finite,
+            "bad_files": self._bad_files,
+            "waited": self._waited,
+            "seconds": time.monotonic() - self._interval_begin,
+        }
 
     def _clear(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)

@@ -1,20 +1,17 @@
 """One stage: steps, a validation and a checkpoint each epoch, and resuming.
 
 The loop dispatches step t and then reads the numbers of step t - 1, so the device
-never waits for the log; the next batch is on its way meanwhile. Everything comes in
-as a function; nothing here knows a configuration, a file format or a model.
+never waits for the log; the next batch is on its way meanwhile.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from blt_jax.data.progress import duration
 from blt_jax.hallucination.targets import (
@@ -30,49 +27,13 @@ from blt_jax.training.log import RunLog, StepMeter, progress_line
 from blt_jax.training.mesh import put_replicated
 from blt_jax.training.not_finite import Watch
 from blt_jax.training.programs import Program, compile_steps
+from blt_jax.training.stage import Stage
 from blt_jax.training.state import TrainState
 
 # Batches on the devices: the one in use, and the next one.
 _IN_FLIGHT = 2
 # Classes that a record names; it counts them all.
 _NAMED = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What one stage of training is made of."""
-
-    name: str
-    folder: Path  # its log and its checkpoints
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int  # over all hosts
-    image_size: int  # pixels
-    widths: tuple[int, ...]  # numbers of slots that a step may have
-    num_classes: int
-    train_step: Any  # jitted (state, batch, confusion, key) -> (state, sums)
-    batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]  # from a step on
-    place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # on devices
-    create_state: Callable[[], TrainState]  # at step 0
-    validate: Callable[[TrainState], Evaluation]
-    score: Callable[[Evaluation], dict[str, Any]]  # "overall" chooses the best
-    # Names of the classes that cannot be hallucinated after it.
-    never_confused: Callable[[Evaluation], Sequence[str]]
-    num_validation: int  # images in the validation split
-    key: jax.Array  # root of every draw in this stage
-    meta: Mapping[str, Any]  # description saved with each checkpoint
-    mesh: Mesh
-    ids: Sequence[str]  # names of the training images by record
-    skip_not_finite: int = 0  # bad steps in a row that may be left out
-    changes: Sequence[Mapping[str, Any]] = ()  # of the configuration, before this start
-    log_every: int = 50
-    checkpoint_every: int | None = None  # steps, besides the end of each epoch
-    keep: int = 1
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole stage."""
-        return self.epochs * self.steps_per_epoch
 
 
 def train_stage(stage: Stage, stop: Callable[[int], bool] = lambda step: False) -> None:
@@ -102,19 +63,27 @@ def train_stage(stage: Stage, stop: Callable[[int], bool] = lambda step: False) 
                 f"{stage.name}: finished before, at step {first_step}",
             )
             return
-        state, confusion = _begin(stage, checkpointer, log)
-        _train(stage, state, confusion, first_step, checkpointer, log, stop)
+        if stop(first_step):
+            raise InterruptionError(
+                f"asked to stop: {stage.name} is at step {first_step}/"
+                f"{stage.total_steps}; the same command goes on from there"
+            )
+        state, confusion, interval = _begin(stage, checkpointer, log)
+        _train(stage, state, confusion, first_step, interval, checkpointer, log, stop)
 
 
 def _begin(
     stage: Stage, checkpointer: Checkpointer, log: RunLog
-) -> tuple[TrainState, Confusion]:
-    """State and confusion on the devices, new or from the last checkpoint."""
+) -> tuple[TrainState, Confusion, Mapping[str, Any]]:
+    """State and confusion on the devices, new or from the last checkpoint.
+
+    The third is what the log's current interval has added up so far.
+    """
     state = put_replicated(stage.create_state(), stage.mesh)
     confusion = empty_confusion(stage.num_validation, stage.num_classes)
     checkpointer.check_space(state, confusion)
     if checkpointer.latest_step is None:
-        return state, put_replicated(confusion, stage.mesh)
+        return state, put_replicated(confusion, stage.mesh), {}
     state, confusion, meta = checkpointer.restore(state, confusion, stage.mesh)
     if meta["key"] != stage.meta["key"]:
         raise CheckpointError(
@@ -125,7 +94,7 @@ def _begin(
         {"kind": "resumed", "stage": stage.name, "step": meta["step"]},
         f"{stage.name}: resumed at step {meta['step']}/{stage.total_steps}",
     )
-    return state, confusion
+    return state, confusion, meta["interval"]
 
 
 def _train(
@@ -133,6 +102,7 @@ def _train(
     state: TrainState,
     confusion: Confusion,
     first_step: int,
+    interval: Mapping[str, Any],
     checkpointer: Checkpointer,
     log: RunLog,
     stop: Callable[[int], bool],
@@ -152,6 +122,7 @@ def _train(
         batch_size=stage.batch_size,
         total_steps=stage.total_steps,
         first_step=first_step,
+        interval=interval,
     )
     watch = Watch(
         stage.name,
@@ -161,7 +132,19 @@ def _train(
         ids=stage.ids,
         skip=stage.skip_not_finite,
         last_checkpoint=lambda: _last_checkpoint(stage, checkpointer),
+        in_a_row=interval.get("not_finite_in_a_row", 0),
     )
+
+    def save(done: int, scores: Mapping[str, Any] | None = None) -> None:
+        meta = {
+            **stage.meta,
+            "stage": stage.name,
+            "epoch": done // stage.steps_per_epoch,
+            "validation": scores,
+            "interval": meter.interval() | {"not_finite_in_a_row": watch.in_a_row},
+        }
+        score = None if scores is None else float(scores["overall"])
+        checkpointer.save(state, confusion, meta, step=done, score=score)
 
     def read(
         done: int, sums: Mapping[str, jax.Array], rows: Mapping[str, np.ndarray]
@@ -197,7 +180,7 @@ def _train(
             # What is saved has been seen to be finite.
             read(*previous)
             previous = None
-            if (end_of_epoch or stopping) and done % stage.log_every:
+            if end_of_epoch and done % stage.log_every:
                 _report(stage, done, meter, log)
 
         paused = time.monotonic()
@@ -210,7 +193,7 @@ def _train(
                 ),
                 stage.mesh,
             )
-            _save(stage, checkpointer, state, confusion, done, scores)
+            save(done, scores)
             record = {
                 "kind": "validation",
                 "stage": stage.name,
@@ -223,7 +206,7 @@ def _train(
             log.write(record, _validation_line(record))
             meter.pause(time.monotonic() - paused)
         elif stopping or saving:
-            _save(stage, checkpointer, state, confusion, done, None)
+            save(done)
             meter.pause(time.monotonic() - paused)
         if stopping:
             checkpointer.wait()
@@ -294,24 +277,6 @@ def _replaced(batch: Mapping[str, np.ndarray], stage: Stage) -> int:
     # A seed that is a batch row is the same image.
     own = batch["seed_index"] >= stage.batch_size
     return int(batch["replaced"].sum() + (batch["seed_replaced"] & own).sum())
-
-
-def _save(
-    stage: Stage,
-    checkpointer: Checkpointer,
-    state: TrainState,
-    confusion: Confusion,
-    step: int,
-    scores: Mapping[str, Any] | None,
-) -> None:
-    meta = {
-        **stage.meta,
-        "stage": stage.name,
-        "epoch": step // stage.steps_per_epoch,
-        "validation": scores,
-    }
-    score = None if scores is None else float(scores["overall"])
-    checkpointer.save(state, confusion, meta, step=step, score=score)
 
 
 def _report(stage: Stage, done: int, meter: StepMeter, log: RunLog) -> None:

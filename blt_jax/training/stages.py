@@ -21,7 +21,6 @@ from blt_jax.training.augment import Augmentation
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.draws import initial_key
 from blt_jax.training.feed import make_feed
-from blt_jax.training.loop import Stage
 from blt_jax.training.optimizer import make_optimizer, make_schedule
 from blt_jax.training.setup import (
     Setup,
@@ -33,6 +32,7 @@ from blt_jax.training.setup import (
     steps_per_epoch,
     tail,
 )
+from blt_jax.training.stage import Stage
 from blt_jax.training.state import TrainState, create_state
 from blt_jax.training.step import make_train_step
 
