@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "data.bad_files",
     "data.workers",
     "data.buffer",
+    "data.stall_seconds",
     "evaluation.batch_size",
     "checkpoint.every_steps",
     "checkpoint.keep",
@@ -72,6 +73,9 @@ def default_config() -> ConfigDict:
     # Training images of one size stay on the devices; the host sends no pixels.
     config.data.on_device = False
     config.data.buffer = 4  # batches held ready at most, as many as workers or more
+    # The longest wait for a batch. Workers that give none are an error; of threads,
+    # which nothing can end, a line tells.
+    config.data.stall_seconds = 600.0
     # An unreadable training image: error stops the run; skip trains with another image
     # of its class and lists it in bad_files.csv. Validation and test always stop.
     config.data.bad_files = "error"
@@ -241,6 +245,8 @@ def check_config(config: ConfigDict) -> None:
             raise ConfigError(f"config.{name} must be at least 1")
     if config.skip_not_finite < 0:
         raise ConfigError("config.skip_not_finite must not be negative")
+    if not config.data.stall_seconds > 0:
+        raise ConfigError("config.data.stall_seconds must be above 0")
     if not 0 <= config.hallucination.tail_fraction <= 1:
         raise ConfigError("config.hallucination.tail_fraction must lie in [0, 1]")
     low, high = config.hallucination.threshold

@@ -1,5 +1,7 @@
 """Batches: a grain MapDataset whose element t is the local part of step t's batch."""
 
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,19 +140,26 @@ def batches(
     start: int = 0,
     buffer: int = 4,
     num_workers: int = 0,
+    stall_seconds: float = workers.STALL_SECONDS,
 ) -> Iterator[Batch]:
     """Iterate over the elements of a data set from `start` on, reading ahead.
 
     buffer: batches held ready or being made at most, besides the one being used.
     num_workers: processes that make them; 0: threads of this process do. The batches
       are the same. Scripts need the guard `if __name__ == "__main__"` for them.
+    stall_seconds: the longest wait for a batch. A worker that gives none for so long
+      ends the iteration. Threads that hang can be ended by nothing, nor can a process
+      that has such threads end in good order: a line on stderr tells of them.
 
     Raises:
-      ValueError: `buffer` is below 1 or below `num_workers`.
-      OSError: while iterating, when a worker has been killed.
+      ValueError: `buffer` is below 1 or below `num_workers`, `stall_seconds` not above
+        0.
+      WorkerError: while iterating, see `workers.batches`.
     """
     if buffer < 1:
         raise ValueError(f"data.buffer: {buffer} must be at least 1 batch")
+    if not stall_seconds > 0:
+        raise ValueError(f"data.stall_seconds: {stall_seconds} is not above 0")
     if start >= len(dataset):
         return iter(())
     if num_workers:
@@ -160,13 +169,56 @@ def batches(
                 "eval_dataset made it, without further transformations"
             )
         return workers.batches(
-            dataset.of, start, num_workers=num_workers, buffer=buffer
+            dataset.of,
+            start,
+            num_workers=num_workers,
+            buffer=buffer,
+            stall_seconds=stall_seconds,
         )
     # An element is a whole batch: grain's default buffer of 500 would hold gigabytes.
     options = grain.ReadOptions(
         num_threads=min(_READERS, buffer), prefetch_buffer_size=buffer
     )
-    return iter(dataset[start:].to_iter_dataset(options))
+    elements = iter(dataset[start:].to_iter_dataset(options))
+    return _told(elements, range(start, len(dataset)), stall_seconds)
+
+
+def _told(
+    elements: Iterator[Batch], items: range, stall_seconds: float
+) -> Iterator[Batch]:
+    """The elements, and a line on stderr while one does not come."""
+    awaited: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        before: list[int] = []
+        while not ended.wait(min(stall_seconds, threading.TIMEOUT_MAX)):
+            now = awaited.copy()
+            if now and now == before:
+                print(
+                    f"batch {now[0]} is not there after {stall_seconds:g} seconds: a "
+                    "file system that hangs, perhaps; with data.workers 1 or more this "
+                    "would be an error and not a wait (data.stall_seconds)",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            before = now
+
+    threading.Thread(target=watch, name="blt-stall", daemon=True).start()
+    try:
+        for item in items:
+            awaited.append(item)
+            yield _next(elements, awaited)
+    finally:
+        ended.set()
+
+
+def _next(elements: Iterator[Batch], awaited: list[int]) -> Batch:
+    # A function, so that no name holds the batch while it is used.
+    try:
+        return next(elements)
+    finally:
+        awaited.clear()
 
 
 def _choice(split: Split, plan: BatchPlan, *, host: int, num_hosts: int) -> Choice:

@@ -60,7 +60,12 @@ def make_feed(setup: Setup, plan: BatchPlan, *, num_steps: int, seed: int) -> Fe
             **common,
         )
         return Feed(
-            lambda start: batches(steps, start=start, buffer=data.buffer),
+            lambda start: batches(
+                steps,
+                start=start,
+                buffer=data.buffer,
+                stall_seconds=data.stall_seconds,
+            ),
             lambda batch: resident.place(batch, BATCH_FIELDS),
         )
     # Every host lists the files that it met; the first host's file has the plain name.
@@ -79,7 +84,11 @@ def make_feed(setup: Setup, plan: BatchPlan, *, num_steps: int, seed: int) -> Fe
     )
     return Feed(
         lambda start: batches(
-            steps, start=start, buffer=data.buffer, num_workers=data.workers
+            steps,
+            start=start,
+            buffer=data.buffer,
+            num_workers=data.workers,
+            stall_seconds=data.stall_seconds,
         ),
         lambda batch: put_batch({n: batch[n] for n in BATCH_FIELDS}, setup.mesh),
     )

@@ -157,7 +157,12 @@ def evaluate_split(
         setup.eval_step,
         params,
         batch_stats,
-        batches(padded, buffer=config.data.buffer, num_workers=config.data.workers),
+        batches(
+            padded,
+            buffer=config.data.buffer,
+            num_workers=config.data.workers,
+            stall_seconds=config.data.stall_seconds,
+        ),
         labels=split.labels,
         mesh=setup.mesh,
     )
