@@ -1,6 +1,8 @@
 """Record shards: bytes and order, resizing, resuming, and damaged or wrong shards."""
 
+import csv
 import io
+import os
 import pickle
 import threading
 import zlib
@@ -10,11 +12,16 @@ import pytest
 from PIL import Image
 
 from blt_jax.data import record_writer
+from blt_jax.data.bad_files import PROBLEMS, BadFiles
 from blt_jax.data.datasets import load_dataset
 from blt_jax.data.decode import BadImageError, decode
 from blt_jax.data.folders import save_class_map
+from blt_jax.data.pipeline import batches, train_dataset
+from blt_jax.data.plan import BatchPlan
 from blt_jax.data.record_writer import write_records
 from blt_jax.data.records import RecordSource, verify_records
+from blt_jax.data.sampler import GammaBalancedSampler
+from blt_jax.data.split import Split
 
 
 @pytest.fixture(autouse=True)
@@ -238,8 +245,129 @@ def test_a_flipped_bit_is_found(tmp_path, photographs):
         verify_records(tmp_path, shards)
     source = RecordSource(tmp_path, "t", 47)
     assert source[11] == photographs[11]
-    with pytest.raises(ValueError, match=r"t-00001-of-00005.*: record 3 is damaged"):
+    with pytest.raises(BadImageError, match=r"t-00001-of-.*: record 3 is damaged") as e:
         source[12]
+    assert e.value.kind == "damaged" and "\n" not in str(e.value)
+    assert source[13] == photographs[13]
+
+
+def test_a_byte_changed_anywhere_is_found_or_changes_nothing(tmp_path, photographs):
+    (shard,) = write_records(tmp_path, "t", 10, photographs.__getitem__)
+    path = tmp_path / shard["file"]
+    content = path.read_bytes()
+    ends = [content.index(image) + len(image) for image in photographs[:10]]
+    random = np.random.default_rng(0)
+    places = {
+        *range(0, 66),  # the head of the file and of the first chunk
+        *random.integers(0, ends[-1], 100).tolist(),
+        *(end + offset for end in ends for offset in (-1, 0, 8, 39)),  # next chunks
+        *range(len(content) - 2**16 - 8, len(content) - 2**16 + 40),  # the index
+        *range(len(content) - 40, len(content)),
+    }
+    refused, damaged = 0, set()
+    for place in sorted(places):
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(bytes([content[place] ^ 1 << place % 8]))
+        try:
+            source = RecordSource(tmp_path, "t", 10)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        else:
+            for number in range(10):
+                try:
+                    assert source[number] == photographs[number], place
+                except BadImageError as error:
+                    assert f"{path}: record {number} is damaged" in str(error)
+                    damaged.add((place, number))
+        path.write_bytes(content)
+    # One byte is in one record: the others stay good.
+    assert refused > 5 and len(damaged) > 100
+    assert len({place for place, _ in damaged}) == len(damaged)
+    assert {number for _, number in damaged} == set(range(10))
+
+
+def test_a_shard_that_is_lost_is_no_bad_image(tmp_path, photographs):
+    shards = write_records(tmp_path, "t", 47, photographs.__getitem__)
+    path = tmp_path / shards[1]["file"]
+    content = path.read_bytes()
+
+    def refused(source, words):
+        with pytest.raises(OSError, match=words) as info:
+            source[12]
+        assert not isinstance(info.value, PROBLEMS) and str(path) in str(info.value)
+        assert "\n" not in str(info.value)
+
+    source = RecordSource(tmp_path, "t", 47)
+    sent = pickle.dumps(source)
+    os.truncate(path, content.index(photographs[12]))
+    refused(source, "cut short")
+    refused(pickle.loads(sent), "cut short")
+    assert source[10] == photographs[10]
+    path.unlink()
+    refused(pickle.loads(sent), "is missing")
+    assert pickle.loads(sent)[8] == photographs[8]
+
+    class Failing:
+        def read(self, positions):
+            raise RuntimeError("pread() failed: Input/output error; reading\nt")
+
+    path.write_bytes(content)
+    source._readers[1] = Failing()
+    refused(source, r"record 3 cannot be read \(pread\(\) failed: Input/output error")
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_damaged_records_are_replaced_and_listed(tmp_path, photographs, processes):
+    shards = write_records(tmp_path, "t", 47, photographs.__getitem__)
+    bad = {12: (1, 3), 30: (3, 2)}
+    for number, (shard, _) in bad.items():
+        path = tmp_path / shards[shard]["file"]
+        content = bytearray(path.read_bytes())
+        content[bytes(content).index(photographs[number]) + 99] ^= 4
+        path.write_bytes(content)
+    labels = (np.arange(47) % 3).astype(np.int32)
+    ids = [f"{number}.jpg" for number in range(47)]
+    split = Split("train", RecordSource(tmp_path, "t", 47), labels, ids)
+    plan = BatchPlan(
+        labels,
+        GammaBalancedSampler(labels, gamma=0.9, seed=1),
+        tail_mask=np.zeros(3, bool),
+        seed=1,
+        batch_size=47,
+        num_devices=1,
+        tail_fraction=0.0,
+    )
+
+    def steps(policy):
+        dataset = train_dataset(
+            split, plan, num_steps=6, image_size=16, bad_files=policy
+        )
+        return batches(dataset, num_workers=processes)
+
+    csv_path = tmp_path / "bad_files.csv"
+    records = [
+        element["record"]
+        for element in steps(BadFiles("skip", split, csv_path=csv_path))
+    ]
+    assert len(records) == 6 and not set(bad) & set(np.concatenate(records).tolist())
+    with open(csv_path, newline="") as file:
+        rows = {int(row["record"]): row for row in csv.DictReader(file)}
+    assert rows.keys() == bad.keys()
+    for number, (shard, position) in bad.items():
+        row = rows[number]
+        assert (row["path"], row["kind"]) == (f"{number}.jpg", "damaged")
+        file_name = tmp_path / shards[shard]["file"]
+        assert row["problem"].startswith(f"{file_name}: record {position} is damaged (")
+        assert int(row["replaced_by"].removesuffix(".jpg")) % 3 == number % 3
+    with pytest.raises(BadImageError, match=r"data\.bad_files to .skip."):
+        list(steps(BadFiles("error", split)))
+    # A shard that goes missing meanwhile stops the run under either policy.
+    for shard in shards:
+        os.truncate(tmp_path / shard["file"], 0)
+    with pytest.raises(OSError, match="cut short"):
+        list(steps(BadFiles("skip", split)))
 
 
 def test_number_of_records_and_no_shards(tmp_path, photographs):

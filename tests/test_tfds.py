@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from blt_jax.data import tfds as reading
 from blt_jax.data import tfds_builder
 from blt_jax.data.datasets import load_arrays, load_dataset
+from blt_jax.data.decode import BadImageError
 from blt_jax.data.folders import save_class_map
 from blt_jax.data.record_writer import write_records
 from blt_jax.data.tfds_builder import build_tfds, main, prepared_dataset
@@ -327,6 +329,25 @@ def test_other_names_of_features(prepared, tmp_path):
     found = [label_of[dataset.train.source[i]] for i in range(30)]
     assert found == dataset.train.labels.tolist() != [i % 3 for i in range(30)]
     fails(r"record \d+ of split 'train' has no label", tmp_path / "True", **names)
+
+
+def test_a_damaged_record_is_a_bad_image(data_dir, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(data_dir, folder)
+    known = load(folder).train  # labels, while they can be read
+    path = next(folder.rglob("*-train.array_record*"))
+    content = bytearray(path.read_bytes())
+    content[bytes(content).index(known.source[7]) + 99] ^= 1
+    path.write_bytes(content)
+    train = load(folder).train
+    assert train.source[6] == known.source[6]
+    with pytest.raises(BadImageError, match=r"train.* record 7 is damaged") as info:
+        train.source[7]
+    assert "\n" not in str(info.value)
+    # The label is in the record: without the labels of before there is none.
+    shutil.rmtree(reading.label_cache())
+    with pytest.raises(ValueError, match="record 7 is damaged"):
+        load(folder)
 
 
 def test_errors_of_the_builder(prepared, data_dir, tmp_path, capsys):

@@ -16,8 +16,12 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
+from blt_jax.data.decode import BadImageError
+
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 SUFFIX = ".array_record"
+# How the messages begin when a checksum is wrong; others are of the system's calls.
+_CORRUPTED = "Corrupted"
 
 
 def verify_records(folder: Path, shards: Sequence[dict[str, Any]]) -> None:
@@ -48,9 +52,14 @@ class RecordSource:
 
     count: how many records there must be.
 
+    Every record has a checksum, and one that does not fit is a bad image, as a damaged
+    file among others would be. A shard that is lost as a whole is none.
+
     Raises:
       FileNotFoundError, ValueError: a shard is missing, damaged or something else, or
         the number of records is another one.
+      BadImageError: when a record is read that is damaged.
+      OSError: when its shard has been cut short or removed since, or cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str, count: int):
@@ -75,14 +84,20 @@ class RecordSource:
         item = range(len(self))[item]
         shard = bisect.bisect_right(self._starts, item) - 1
         position = item - self._starts[shard]
+        path = self._paths[shard]
         try:
+            reader = self._reader(shard)
             # Reads at a position: needs no lock, other than seek() and read().
-            return self._reader(shard).read([position])[0]
+            record: bytes = reader.read([position])[0]
         except RuntimeError as error:
-            raise ValueError(
-                f"{self._paths[shard]}: record {position} is damaged ({error}); remove "
-                "the file and prepare the data set again"
-            ) from None
+            _check_shard(path)
+            raise record_error(f"{path}: record {position}", error) from None
+        except (OSError, ValueError) as error:
+            raise _of_shard(error) from None
+        if not record:
+            # What is found beyond the end of a file that was cut short since.
+            _check_shard(path)
+        return record
 
     def __repr__(self) -> str:
         return f"RecordSource({self._split!r}, {len(self)} records)"
@@ -155,6 +170,33 @@ def open_shard(path: Path) -> ArrayRecordReader:
             "it and prepare the data set again"
         )
     return reader
+
+
+def record_error(record: str, error: RuntimeError) -> Exception:
+    """The error for a record, by what ArrayRecord says about it.
+
+    Returns:
+      BadImageError: a checksum does not fit; OSError: the machine could not read it.
+    """
+    problem = " ".join(str(error).split())
+    if problem.startswith(_CORRUPTED):
+        return BadImageError(
+            f"{record} is damaged ({problem}); prepare the data set again"
+        )
+    return OSError(f"{record} cannot be read ({problem})")
+
+
+def _check_shard(path: Path) -> None:
+    """Raise an OSError if a shard, once opened, could not be opened again."""
+    try:
+        open_shard(path).close()
+    except (OSError, ValueError) as error:
+        raise _of_shard(error) from None
+
+
+def _of_shard(error: Exception) -> OSError:
+    # Plain: FileNotFoundError would be taken for an image's, and its images replaced.
+    return OSError(str(error))
 
 
 def _missing(path: Path) -> str:

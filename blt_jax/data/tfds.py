@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from blt_jax.data.records import record_error
 from blt_jax.data.split import Split
 
 Labelled = tuple[np.ndarray, list[str]]
@@ -24,6 +25,10 @@ class TfdsSource:
 
     records: data source of raw bytes.
     image: feature dictionary of the image alone, so that nothing else is decoded.
+
+    Raises:
+      BadImageError: when a record is read that is damaged.
+      OSError: when it cannot be read for another reason.
     """
 
     def __init__(self, records: Any, image: Any, key: str):
@@ -38,7 +43,7 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, item: int) -> bytes:
-        raw = self._records[range(len(self))[item]]
+        raw = _raw(self._records, range(len(self))[item])
         image = self._image.deserialize_example_np(raw, decoders=self._decoders)
         return image[self._key]
 
@@ -122,7 +127,7 @@ class TfdsReader:
         labels = np.empty(len(records), np.int32)
         ids: list[str] = []
         for i in range(len(records)):
-            example = wanted.deserialize_example_np(records[i])
+            example = wanted.deserialize_example_np(_raw(records, i))
             labels[i] = example[self._label]
             if self._id is not None:
                 ids.append(example[self._id].decode("utf-8", "replace"))
@@ -149,6 +154,14 @@ def label_cache() -> Path:
     """Return the folder of labels read before; removing it costs time only."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return Path(os.path.expanduser(base)) / "blt_jax" / "tfds"
+
+
+def _raw(records: Any, item: int) -> bytes:
+    try:
+        raw: bytes = records[item]
+    except RuntimeError as error:
+        raise record_error(f"{_first_line(records)}: record {item}", error) from None
+    return raw
 
 
 def _builder(name: str, data_dir: str) -> Any:
