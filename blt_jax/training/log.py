@@ -139,8 +139,9 @@ class StepMeter:
             return sums[name] / hallucinated + extra if hallucinated else None
 
         needed = sums["iterations"] + hallucinated
-        busy = time.monotonic() - self._begin - self._paused
-        left = (self._total_steps - step) * busy / max(step - self._first_step, 1)
+        busy = max(time.monotonic() - self._begin - self._paused, 0.0)
+        to_do = max(self._total_steps - step, 0)
+        left = to_do * busy / max(step - self._first_step, 1)
         record = {
             "loss": sums["loss"] / learned if learned else None,
             "accuracy": sums["correct"] / trained if trained else None,
