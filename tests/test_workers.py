@@ -362,7 +362,7 @@ def test_a_script_without_a_guard_is_told(tmp_path):
     )
     assert done.returncode == 1
     assert "WorkerError: data worker 0 (process " in done.stderr
-    assert 'needs the guard `if __name__ == "__main__":`' in done.stderr
+    assert 'script that uses workers needs `if __name__ == "__main__":`' in done.stderr
 
 
 class Waits:

@@ -184,11 +184,8 @@ class _Worker:
             what = f"ended with exit code {code}"
         if code == -signal.SIGKILL:
             why = "for want of memory, perhaps: set data.workers or data.buffer lower"
-        elif not self._ready:
-            why = (
-                "before its first: a script that uses workers needs the guard "
-                '`if __name__ == "__main__":`'
-            )
+        elif code == 1 and not self._ready:
+            why = 'a script that uses workers needs `if __name__ == "__main__":`'
         else:
             why = "with data.workers=0 the same batches are made without processes"
         return f"{self} {what} at batch {self.item}; {why}"
