@@ -307,7 +307,7 @@ assert sum(int(e["valid"].sum()) for e in elements) == 30
 import sys
 ours = {name for name in sys.modules if name.startswith("blt_jax.")}
 other = {name for name in ours if not name.startswith("blt_jax.data")}
-assert other == {"blt_jax.choices"}, other
+assert other == {"blt_jax.choices", "blt_jax.exit_codes"}, other
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
