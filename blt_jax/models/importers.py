@@ -1,41 +1,51 @@
 """Weights that other programs trained, as parameters of our models.
 
-Unpickling runs what the file says, so it is done in one guarded place: by torch's
-restricted unpickler, of a version without its known holes, and nothing is believed
-that was not checked against the names and shapes our own model has.
+Nothing is believed that was not checked against the names and shapes our own model
+has, and nothing in a file is executed; how the files are read is in `pth.py` and
+`array_files.py`.
 """
 
-import math
 import os
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
+from blt_jax.models.array_files import (
+    ForeignCheckpointError,
+    one_line,
+    read_npz,
+    read_safetensors,
+)
 from blt_jax.models.classifier import ModelSpec, Tree, build_model
+from blt_jax.models.pth import read_pth
 
-# CVE-2025-32434 (before 2.6) and CVE-2026-24747 (before 2.10) get code past
-# weights_only=True.
-_OLDEST_TORCH = (2, 10)
-
+# By the ending of the name; anything else is taken for a .pth file.
+_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+    ".npz": read_npz,
+    ".safetensors": read_safetensors,
+}
+_GROUPS = ("feat_model", "classifier")
 _KERNEL = "module.cosnorm_classifier.weight"
-
-
-class ForeignCheckpointError(ValueError):
-    """A file that cannot be imported; the message says which and why."""
 
 
 def read_original(path: str | os.PathLike[str]) -> tuple[Tree, Tree, int]:
     """Read a checkpoint of the paper authors' released PyTorch code.
 
     It holds ResNet-10 with "fc_add" and a squashing-cosine classifier; alpha and
-    beta are not in it. Needs the extra `torch`.
+    beta are not in it. Three kinds of file:
+
+    - `.pth`, as the code saves it: {"state_dict_best": {"feat_model": {...},
+      "classifier": {...}}}. Needs the extra `torch`, and is unpickled in a process of
+      its own.
+    - `.safetensors` (extra `safetensors`) and `.npz`: the same arrays under flat names
+      of group and name, "feat_model/module.conv1.weight" or, with a dot,
+      "feat_model.module.conv1.weight". No torch.
+
+    The prefix "module." may be left out throughout.
 
     Returns:
       (params, batch_stats, num_classes): float32 NumPy arrays in nested dicts, as
@@ -47,20 +57,19 @@ def read_original(path: str | os.PathLike[str]) -> tuple[Tree, Tree, int]:
         a checkpoint, lacks an array, or holds another architecture.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    tensors = _state_dicts(path, _unpickle(path, _torch()))
+    read_file = _READERS.get(path.suffix.lower(), read_pth)
+    tensors = _grouped(path, read_file(path))
     kernel = tensors["classifier"].get(_KERNEL)
-    if kernel is None:
+    if kernel is None or kernel.ndim != 2:
         raise ForeignCheckpointError(
-            f"{path}: no {_KERNEL!r} in 'classifier'; only the squashing-cosine"
-            " classifier of the released code can be imported"
+            f"{path}: no {_KERNEL!r} of two axes in 'classifier'; only the"
+            " squashing-cosine classifier of the released code can be imported"
         )
     num_classes = int(kernel.shape[0])
     model = build_model(ModelSpec(backbone="resnet10", num_classes=num_classes))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
 
-    used = {"feat_model": set[str](), "classifier": set[str]()}
+    used = {group: set[str]() for group in _GROUPS}
 
     def read(location: tuple[Any, ...], wanted: jax.ShapeDtypeStruct) -> np.ndarray:
         keys = tuple(entry.key for entry in location[1:])
@@ -85,10 +94,36 @@ def read_original(path: str | os.PathLike[str]) -> tuple[Tree, Tree, int]:
     for group, arrays in tensors.items():
         if more := sorted(set(arrays) - used[group]):
             raise ForeignCheckpointError(
-                f"{path}: {group!r} also holds {more[0]!r}, which a ResNet-10 with a"
-                " squashing-cosine classifier has not; another architecture?"
+                f"{path}: {group!r} also holds {one_line(repr(more[0]))}, which a"
+                " ResNet-10 with a squashing-cosine classifier has not; another"
+                " architecture?"
             )
     return params, batch_stats, num_classes
+
+
+def _grouped(path: Path, flat: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Flat names sorted into the two state dicts, with DataParallel's prefix."""
+    result: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
+    for full, array in flat.items():
+        group, name = re.fullmatch(r"(?s)([^/.]*)[/.]?(.*)", full).groups()  # type: ignore[union-attr]
+        if group not in result:
+            raise ForeignCheckpointError(
+                f"{path}: {one_line(repr(full))} belongs to no group; names are like"
+                " 'feat_model/module.conv1.weight' and 'classifier/module...'"
+            )
+        # Saved without DataParallel, the names lack its prefix.
+        name = f"module.{name.removeprefix('module.')}"
+        if name in result[group]:
+            raise ForeignCheckpointError(
+                f"{path}: {one_line(repr(name))} is in {group!r} twice"
+            )
+        result[group][name] = array
+    for group, arrays in result.items():
+        if not arrays:
+            raise ForeignCheckpointError(
+                f"{path}: no {group!r}; not a checkpoint of the released BLT code"
+            )
+    return result
 
 
 def _original_name(keys: tuple[str, ...]) -> tuple[str, str]:
@@ -118,84 +153,3 @@ def _original_name(keys: tuple[str, ...]) -> tuple[str, str]:
         assert found is not None
         layer = f"layer{found[1]}.{int(found[2]) - 1}.{layer}"
     return "feat_model", f"module.{layer}.{leaf}"
-
-
-def _torch() -> ModuleType:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise ForeignCheckpointError(
-            "reading a .pth file needs PyTorch, which is not installed:"
-            " pip install 'blt-jax[torch]'"
-        ) from error
-    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < _OLDEST_TORCH:
-        raise ForeignCheckpointError(
-            f"PyTorch {torch.__version__} can be made to run code hidden in a"
-            " checkpoint (CVE-2025-32434, CVE-2026-24747); 2.10 or later is needed:"
-            " pip install --upgrade 'blt-jax[torch]'"
-        )
-    return torch
-
-
-def _unpickle(path: Path, torch: ModuleType) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it holds something else than arrays"
-        raise ForeignCheckpointError(f"{path}: not read, {reason}") from error
-    except Exception as error:
-        # A damaged file can make the unpickler stumble in any way.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if not zipfile.is_zipfile(path):
-            reason = "not a PyTorch file, or cut short"
-        raise ForeignCheckpointError(f"{path}: not read, {reason}") from error
-
-
-def _state_dicts(path: Path, saved: Any) -> dict[str, dict[str, np.ndarray]]:
-    """The two state dicts of a checkpoint as NumPy arrays, each one checked."""
-    wanted = "a checkpoint of the released BLT code"
-    if not isinstance(saved, Mapping) or "state_dict_best" not in saved:
-        raise ForeignCheckpointError(f"{path}: no 'state_dict_best'; not {wanted}")
-    best = saved["state_dict_best"]
-    groups = ("feat_model", "classifier")
-    result: dict[str, dict[str, np.ndarray]] = {}
-    # A view that repeats few stored numbers could ask for any amount of memory.
-    left = path.stat().st_size
-    for group in groups:
-        state = best.get(group) if isinstance(best, Mapping) else None
-        if not isinstance(state, Mapping):
-            raise ForeignCheckpointError(
-                f"{path}: no {group!r} in 'state_dict_best'; not {wanted}"
-            )
-        result[group] = {}
-        for name, tensor in state.items():
-            if str(name).endswith(".num_batches_tracked"):
-                continue
-            if not _is_plain(tensor):
-                raise ForeignCheckpointError(
-                    f"{path}: {name!r} in {group!r} is not an array of real numbers"
-                )
-            left -= math.prod(tensor.shape) * tensor.element_size()
-            if left < 0:
-                raise ForeignCheckpointError(
-                    f"{path}: {name!r} in {group!r} is larger than the file"
-                )
-            array = tensor.detach().float().numpy()
-            if not np.isfinite(array).all():
-                raise ForeignCheckpointError(
-                    f"{path}: {name!r} in {group!r} holds NaN or infinity"
-                )
-            # Saved without DataParallel, the names lack its prefix.
-            prefix = "" if str(name).startswith("module.") else "module."
-            result[group][f"{prefix}{name}"] = array
-    return result
-
-
-def _is_plain(tensor: Any) -> bool:
-    return (
-        hasattr(tensor, "is_floating_point")
-        and tensor.is_floating_point()
-        and tensor.device.type == "cpu"
-        and str(tensor.layout) == "torch.strided"
-    )
