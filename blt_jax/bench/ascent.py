@@ -36,7 +36,7 @@ _ARRAYS = ("images_uint8", "targets", "thresholds")
 
 def read_seeds(path: Path, workload: Workload) -> Problem:
     """Seeds of an .npz file with images_uint8, targets and thresholds."""
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         missing = [name for name in _ARRAYS if name not in arrays]
         if missing:
             raise ValueError(f"{path} has no array {missing[0]!r}")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("file", metavar="CHECKPOINT", help="a .pth file")
+    parser.add_argument(
+        "file",
+        metavar="CHECKPOINT",
+        help="a .pth file as the released code saves it (needs PyTorch; unpickled in a "
+        "process of its own), or without PyTorch a .safetensors or .npz file of the "
+        "same arrays, named GROUP/NAME or GROUP.NAME: feat_model/module.conv1.weight, "
+        "classifier/module.cosnorm_classifier.weight",
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument(
         "--config",

@@ -10,6 +10,7 @@ import re
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import IO
 
@@ -136,8 +137,8 @@ def _check_directory(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise ForeignCheckpointError(
             f"{path}: {total} bytes when unpacked, above the limit of {MOST_BYTES}"
         )
-    names = [entry.filename for entry in entries]
-    if twice := next((n for n in names if names.count(n) > 1), None):
+    times = Counter(entry.filename.removesuffix(".npy") for entry in entries)
+    if twice := next((name for name, count in times.items() if count > 1), None):
         raise ForeignCheckpointError(f"{path}: {one_line(repr(twice))} is in it twice")
 
 

@@ -60,7 +60,7 @@ def read_original(path: str | os.PathLike[str]) -> tuple[Tree, Tree, int]:
     read_file = _READERS.get(path.suffix.lower(), read_pth)
     tensors = _grouped(path, read_file(path))
     kernel = tensors["classifier"].get(_KERNEL)
-    if kernel is None or kernel.ndim != 2:
+    if kernel is None or kernel.ndim != 2 or not kernel.size:
         raise ForeignCheckpointError(
             f"{path}: no {_KERNEL!r} of two axes in 'classifier'; only the"
             " squashing-cosine classifier of the released code can be imported"

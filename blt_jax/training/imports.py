@@ -23,7 +23,9 @@ def import_original(
     config_file: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Read a .pth of the paper's released code and write one checkpoint folder.
+    """Read a file of the paper's released code and write one checkpoint folder.
+
+    file: .pth, .safetensors or .npz, see `read_original`.
 
     Without a configuration: alpha 16, beta 0.5, ImageNet's normalisation, classes
     named by their numbers and counts unknown (0). Returns `out`. Raises ConfigError
