@@ -311,9 +311,11 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         )
         left_over = known(arguments)[1:]
     except (AttributeError, KeyError) as error:
-        raise ConfigError(_unknown_override(config, overrides, error)) from error
+        raise ConfigError(
+            _one_line(_unknown_override(config, overrides, error))
+        ) from error
     except (flags.Error, TypeError, ValueError) as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(_one_line(str(error))) from error
     if left_over:
         raise ConfigError(
             f"cannot use {left_over[0]!r}; overrides look like --config.batch_size=64"
@@ -335,6 +337,13 @@ def _unknown_override(
                 return f"unknown field config.{dotted}{_nearest(name, group)}"
             group = group[name]
     return str(error)
+
+
+def _one_line(message: str, most: int = 1000) -> str:
+    """The first line, with what a terminal would act upon spelt out."""
+    line = next(iter(message.splitlines()), "")
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,7 +63,7 @@ def read_list(
         number, name = missing[0]
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise FileNotFoundError(
-            f"{os.fspath(path)}:{number}: no file {name!r} in {root}{more}; set "
+            f"{os.fspath(path)}:{number}: no file {_shown(name)} in {root}{more}; set "
             "data.root to the folder that the paths start from, or mend the list"
         )
     if not paths:
@@ -109,8 +109,8 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         full = f"{name} ({key})" if times[name] > 1 and key else name
         if full in lines:
             raise ValueError(
-                f"{os.fspath(path)}:{number}: class name {full!r} is also on line "
-                f"{lines[full]}; names must differ"
+                f"{os.fspath(path)}:{number}: class name {_shown(full)} is also on "
+                f"line {lines[full]}; names must differ"
             )
         lines[full] = number
         result.append(full)
@@ -140,7 +140,7 @@ def names_from_folders(
 def _unsafe(name: str) -> str | None:
     """What is wrong with a path whose file is not looked for, as a sentence."""
     if name.startswith("/") or "\0" in name or ".." in name.split("/"):
-        return f"{name!r} must be relative, without '..'"
+        return f"{_shown(name)} must be relative, without '..'"
     return None
 
 
@@ -168,10 +168,13 @@ class _Checker:
         if entry is None:
             # Also where "." and ".." end up: no folder lists them.
             return self._explain(_OUTSIDE if base == ".." else _MISSING, name)
-        if entry.is_symlink() and not self._inside(entry.path):
-            return self._explain(_OUTSIDE, name)
-        if not entry.is_file():
-            return self._explain(_FOLDER if entry.is_dir() else _MISSING, name)
+        try:
+            if entry.is_symlink() and not self._inside(entry.path):
+                return self._explain(_OUTSIDE, name)
+            if not entry.is_file():
+                return self._explain(_FOLDER if entry.is_dir() else _MISSING, name)
+        except OSError as error:  # a link to itself
+            return f"{_shown(name)} cannot be read ({error.strerror})"
         return None
 
     def _read(self, folder: str) -> str | dict[str, os.DirEntry[str]]:
@@ -183,6 +186,8 @@ class _Checker:
                 result = {entry.name: entry for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
             return _MISSING
+        except OSError as error:  # a name too long, no permission
+            return f"folder {_shown(folder)} cannot be read ({error.strerror})"
         return result if self._inside(full) else _OUTSIDE
 
     def _inside(self, path: str) -> bool:
@@ -192,11 +197,11 @@ class _Checker:
     def _explain(self, problem: str, name: str) -> str:
         if problem == _OUTSIDE:
             return (
-                f"{name!r} leaves the root {self._root}; paths must be relative to it, "
-                "without '..' and without links that lead out of it"
+                f"{_shown(name)} leaves the root {self._root}; paths must be "
+                "relative to it, without '..' and without links that lead out of it"
             )
         if problem == _FOLDER:
-            return f"{name!r} is a folder, not an image"
+            return f"{_shown(name)} is a folder, not an image"
         return problem
 
 
@@ -210,8 +215,8 @@ def _entries(
         parts = line.rsplit(None, 1)
         if len(parts) != 2:
             raise ValueError(
-                f"{os.fspath(path)}:{number}: {line.strip()!r} is not a path and a "
-                "label; write 'relative/path label'"
+                f"{os.fspath(path)}:{number}: {_shown(line.strip())} is not a path "
+                "and a label; write 'relative/path label'"
             )
         name, text = parts
         yield number, name, _parse_label(text, num_classes, path, number)
@@ -248,8 +253,8 @@ def _parse_label(
     # int() would also take "1_0", and digits of other scripts.
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise ValueError(
-            f"{os.fspath(path)}:{number}: label {text!r} is not a whole number; write "
-            "'relative/path label'"
+            f"{os.fspath(path)}:{number}: label {_shown(text)} is not a whole number; "
+            "write 'relative/path label'"
         )
     label = int(text)
     most = _MOST_CLASSES if num_classes is None else num_classes
@@ -259,6 +264,12 @@ def _parse_label(
             f"{most} classes"
         )
     return label
+
+
+def _shown(text: str, most: int = 200) -> str:
+    """A text from the file for a message: quoted, and not a screenful of it."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= most else f"{quoted[: most - 4]}...{quoted[0]}"
 
 
 def _some(numbers: np.ndarray, most: int = 8) -> str:

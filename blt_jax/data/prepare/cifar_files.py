@@ -144,8 +144,11 @@ def _images(rows: np.ndarray) -> np.ndarray:
 
 
 def _text_names(content: bytes, layout: Layout, name: str) -> tuple[str, ...]:
-    del layout, name
-    return tuple(content.decode("utf-8").split())
+    del layout
+    try:
+        return tuple(content.decode("utf-8").split())
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: not UTF-8 text; fetch it again") from None
 
 
 def _pickled_names(content: bytes, layout: Layout, name: str) -> tuple[str, ...]:

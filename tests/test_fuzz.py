@@ -1,0 +1,75 @@
+"""Bytes from outside, changed at random: accepted or refused in one line, never worse.
+
+A little of it in every run of the tests, always the same; `fuzz.py` does it for as long
+as one likes, led by coverage.
+"""
+
+import tempfile
+from pathlib import Path
+
+import fuzz_targets
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis")
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+EXAMPLES = {"image": 60, "archive": 60, "overrides": 60}
+
+
+def bounded(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@st.composite
+def changed(draw: st.DrawFn, target: str) -> bytes:
+    """A whole input with some bytes replaced, put in, left out or repeated."""
+    content = bytearray(draw(st.sampled_from(fuzz_targets.seeds(target))))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(content)))
+        to = min(at + draw(st.sampled_from([0, 1, 2, 4, 8, 60, 5000])), len(content))
+        new = draw(
+            st.one_of(
+                st.binary(max_size=8),
+                st.sampled_from(
+                    [
+                        *(b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\n", b"\r"),
+                        *(b"../", b"/", b" ", b"\t", b"-1", b"NaN", b"1e999", b"null"),
+                        *(b"[" * 3000, b"(" * 300, b"9" * 5000, b'"', b"\x1b[2J"),
+                        *(b"\xe2\x80\xae", b"\xed\xa0\x80", b"=", b"."),
+                    ]
+                ),
+                st.just(bytes(content[at:to]) * 2),
+            )
+        )
+        content[at:to] = new
+    return bytes(content)
+
+
+@pytest.mark.parametrize("target", fuzz_targets.TARGETS)
+def test_accepts_or_refuses_in_one_line(target: str) -> None:
+    if target == "safetensors":
+        pytest.importorskip("safetensors", reason="needs safetensors")
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+
+        @bounded(EXAMPLES.get(target, 150))
+        @given(content=st.one_of(changed(target), st.binary(max_size=200)))
+        def check(content: bytes) -> None:
+            outcomes.append(fuzz_targets.TARGETS[target](content, Path(folder)))
+
+        check()
+    # Otherwise the changes reach nothing beyond the first check.
+    assert set(outcomes) == {True, False}
+
+
+@pytest.mark.parametrize("target", fuzz_targets.TARGETS)
+def test_seeds_reach_what_they_are_for(target: str, tmp_path: Path) -> None:
+    run = fuzz_targets.TARGETS[target]
+    assert any([run(content, tmp_path) for content in fuzz_targets.seeds(target)])
