@@ -36,7 +36,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which field and why."""
+    """A configuration that cannot be used; the message says which field and why.
+
+    It is one line, and what a terminal would act upon is spelt out in it: fields and
+    values can be a stranger's.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = next(iter(message.splitlines()), "")
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        super().__init__(shown if len(shown) <= 1500 else f"{shown[:1497]}...")
 
 
 def default_config() -> ConfigDict:
@@ -187,7 +196,12 @@ def config_from_dict(values: Mapping[str, Any], source: str) -> ConfigDict:
     """The configuration that a run or checkpoint was made with; `source` names it."""
     config = default_config()
     values = {name: value for name, value in values.items() if name != DERIVED}
-    _merge(config, ConfigDict(values), source, "")
+    try:
+        _merge(config, ConfigDict(values), source, "")
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:  # no names of fields
+        raise ConfigError(f"{source}: {error}") from None
     return config
 
 
@@ -311,11 +325,9 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
         )
         left_over = known(arguments)[1:]
     except (AttributeError, KeyError) as error:
-        raise ConfigError(
-            _one_line(_unknown_override(config, overrides, error))
-        ) from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise ConfigError(_one_line(str(error))) from error
+        raise ConfigError(_unknown_override(config, overrides, error)) from error
+    except (flags.Error, TypeError, ValueError, IndexError, RecursionError) as error:
+        raise ConfigError(str(error)) from error
     if left_over:
         raise ConfigError(
             f"cannot use {left_over[0]!r}; overrides look like --config.batch_size=64"
@@ -337,13 +349,6 @@ def _unknown_override(
                 return f"unknown field config.{dotted}{_nearest(name, group)}"
             group = group[name]
     return str(error)
-
-
-def _one_line(message: str, most: int = 1000) -> str:
-    """The first line, with what a terminal would act upon spelt out."""
-    line = next(iter(message.splitlines()), "")
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -156,7 +156,8 @@ def pickled(content: bytes, folder: Path) -> bool:
 
     def read() -> None:
         value = read_pickled(content, name=NAME)
-        byte_array(value["data"] if isinstance(value, dict) else value, name=NAME)
+        data = value.get("data") if isinstance(value, dict) else value
+        byte_array(data, name=NAME)
 
     layout = cifar_files.CIFAR10
     accepted(lambda: cifar_files._pickled_names(content, layout, NAME), NAME)

@@ -150,7 +150,7 @@ def load_class_map(path: str | os.PathLike[str]) -> tuple[str, ...]:
             f"{os.fspath(path)}: no such class map; copy the file of the training run, "
             "or prepare the data set again"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         names = None
     if (
         not isinstance(names, list)

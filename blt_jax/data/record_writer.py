@@ -118,7 +118,7 @@ def _settle(folder: Path, split: str, *, count: int, shorter_side: int | None) -
     path = folder / f"{split}.json"
     try:
         before = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         before = None
     if before == settings:
         return

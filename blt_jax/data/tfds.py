@@ -256,7 +256,7 @@ def _read_cache(path: Path, count: int) -> Labelled | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         labels, ids = np.array(content["labels"], np.int32), list(content["ids"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return (labels, ids) if labels.shape == (count,) else None
 

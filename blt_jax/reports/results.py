@@ -107,7 +107,7 @@ def read_results(path: str | Path) -> Results:
         raise ResultsError(
             f"no {path}; it appears when the training there is finished"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ResultsError(f"{path}: not a results file of format {FORMAT}")

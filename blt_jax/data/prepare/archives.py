@@ -8,6 +8,7 @@ import gzip
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -112,11 +113,12 @@ class Archive:
         def read(place: Place) -> bytes:
             with self._plain_errors():
                 if opened is not None:
-                    return opened.read(stored[place.name])
-                # A file of its own for each call: no position is shared.
-                with open(self.path, "rb") as file:
-                    file.seek(place.offset or 0)
-                    content = file.read(place.size)
+                    content = opened.read(stored[place.name])
+                else:
+                    # A file of its own for each call: no position is shared.
+                    with open(self.path, "rb") as file:
+                        file.seek(place.offset or 0)
+                        content = file.read(place.size)
             if len(content) != place.size:
                 raise ValueError(f"{self.path}: {place.name!r} is cut short")
             return content
@@ -175,9 +177,14 @@ class Archive:
                     )
                 self._check_size(name, entry.file_size, self.limits.member)
 
-                def read(entry: zipfile.ZipInfo = entry) -> bytes:
+                def read(entry: zipfile.ZipInfo = entry, name: str = name) -> bytes:
                     with self._plain_errors():
-                        return archive.read(entry)
+                        content = archive.read(entry)
+                    if len(content) != entry.file_size:
+                        raise ValueError(
+                            f"{self.path}: {name!r} is cut short; fetch it again"
+                        )
+                    return content
 
                 yield Member(Place(name, entry.file_size, None), read)
 
@@ -227,9 +234,18 @@ class Archive:
             zlib.error,
             EOFError,
             NotImplementedError,
+            MemoryError,
+            OverflowError,
+            RuntimeError,
+            ValueError,
+            OSError,
+            struct.error,
         ) as error:
+            if os.fspath(self.path) in str(error):  # said already; a fault of the disk
+                raise
             # The message may have a line for each kind of archive that was tried.
-            reason = str(error).split("\n")[0].rstrip(":")
+            line = str(error).split("\n")[0].rstrip(":")[:300]
+            reason = "".join(c if c.isprintable() else "?" for c in line)
             raise ValueError(
                 f"{self.path}: damaged, cut short or no tar or zip archive ({reason}); "
                 "fetch it again"

@@ -147,7 +147,7 @@ def _read_json(path: Path) -> tuple[Listing, list[str], list[str]]:
         }
         paths = list(files.values())
         numbers = np.array([labels[image] for image in files], np.int32)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not the competition's JSON (images, annotations, categories): "
             f"{type(error).__name__} {error}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from blt_jax.data.shots import shot_masks
 
 PREPARED, BEGUN = "prepared.json", "preparing.json"
 _FORMAT = 1
+_LISTS = "lists_sha256"
 
 
 def begin(out: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -189,14 +191,14 @@ def _refuse_other(
     for name in now.keys() | before.keys():
         if before.get(name) != now.get(name):
             raise ValueError(
-                f"{path}: prepared with {name} {before.get(name)!r}, not "
-                f"{now.get(name)!r}; choose another --out, or remove that folder to "
+                f"{path}: prepared with {name!r:.200} {before.get(name)!r:.200}, not "
+                f"{now.get(name)!r:.200}; choose another --out, or remove that folder to "
                 "prepare it anew"
             )
 
 
 def _check_lists(path: Path, content: Mapping[str, Any]) -> None:
-    for name, digest in content["lists_sha256"].items():
+    for name, digest in content.get(_LISTS, {}).items():
         file = path.parent / name
         if not file.is_file() or _sha256(file.read_bytes()) != digest:
             raise ValueError(
@@ -208,9 +210,13 @@ def _check_lists(path: Path, content: Mapping[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-        if content["format"] != _FORMAT:
+        if content["format"] != _FORMAT or not (
+            isinstance(content["settings"], dict)
+            and all(re.fullmatch(r"[\w.-]+", n) for n in content.get(_LISTS, {}))
+            and isinstance(content.get(_LISTS, {}), dict)
+        ):
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(
             f"{path}: not written by this command, or damaged; remove it, or choose "
             "another --out"
