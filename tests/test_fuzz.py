@@ -73,3 +73,49 @@ def test_accepts_or_refuses_in_one_line(target: str) -> None:
 def test_seeds_reach_what_they_are_for(target: str, tmp_path: Path) -> None:
     run = fuzz_targets.TARGETS[target]
     assert any([run(content, tmp_path) for content in fuzz_targets.seeds(target)])
+
+
+# What fuzzing found, and is mended: each raised something else, or a line without the
+# file's name.
+FOUND = {
+    "a name too long for the disk": ("lists", b"[" * 5000 + b"/x 0\n"),
+    "a list that is one long line": ("lists", b"x" * 5000),
+    "JSON too deep for the parser": ("class_map", b"[" * 100_000),
+    "deep JSON for prepare": ("json_files", b"[" * 100_000),
+    "prepared.json without lists": ("json_files", b'{"format": 1, "settings": 3}'),
+    "lists with names to elsewhere": (
+        "json_files",
+        b'{"format":1,"settings":{"name":"x"},"lists_sha256":{"../../x\\u001b":"a"}}',
+    ),
+    "names of classes that are no text": ("pickled", b"\xff\xfe"),
+    "a dotted name in a checkpoint": ("config_json", b'{".augment": {}}'),
+    "a name that turns the line": ("config_json", '{"mo\u202edel": 3}'.encode()),
+    "the name of a configuration": ("overrides", b"--config=\x1b[2J"),
+    "an index into a tuple": ("overrides", b"--config.data.mean[0]=1"),
+    "an argument for a screen": ("overrides", b"9" * 5000),
+    "a very long flag": ("overrides", b"--confi" + b"9" * 5000 + b"\n--x"),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_faults_that_were_found(what: str, tmp_path: Path) -> None:
+    target, content = FOUND[what]
+    assert not fuzz_targets.TARGETS[target](content, tmp_path)
+
+
+def test_a_zip_directory_that_points_before_the_file(tmp_path: Path) -> None:
+    whole = fuzz_targets.seeds("archive")[4]
+    end = whole.rindex(b"PK\5\6")
+    for offset in (0, 10, 2**31, 2**32 - 1):
+        field = offset.to_bytes(4, "little")
+        broken = whole[: end + 16] + field + whole[end + 20 :]
+        assert not fuzz_targets.TARGETS["archive"](broken, tmp_path)
+
+
+def test_a_zip_directory_with_another_size(tmp_path: Path) -> None:
+    whole = fuzz_targets.seeds("archive")[4]
+    entry = whole.index(b"PK\1\2")
+    for size in (599, 601, 1000):
+        field = size.to_bytes(4, "little")
+        broken = whole[: entry + 24] + field + whole[entry + 28 :]
+        assert not fuzz_targets.TARGETS["archive"](broken, tmp_path)

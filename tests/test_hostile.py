@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from blt_jax.config import config_from_dict, default_config
+from blt_jax.data.decode import BadImageError, decode
 from blt_jax.models import build_model
 from blt_jax.training.checkpoint import CheckpointError, load_checkpoint, save_model
 from blt_jax.training.setup import model_meta, model_spec
@@ -274,3 +275,21 @@ def test_pickles_in_a_checkpoint_are_not_unpickled(
     assert not (tmp_path / "ran").exists()
     pickle.loads(evil)
     assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(100),
+        b"II*\0\x08\0\0\0" + bytes(100),
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
+        b"%PDF-1.4\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///x'/></svg>",
+        b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100),
+        b"8BPS\0\x01" + bytes(100),
+    ],
+)
+def test_image_formats_outside_the_list_are_not_opened(content: bytes) -> None:
+    with pytest.raises(BadImageError, match=r"^some\.jpg: not a whole JPEG") as caught:
+        decode(content, name="some.jpg")
+    assert caught.value.kind == "not an image"

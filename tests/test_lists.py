@@ -67,6 +67,12 @@ def test_a_line_separator_in_a_name_does_not_split_the_line(root):
         ("a/1.jpg \u0661", "is not a whole number"),
         ("a/1.jpg 0.0", "'0.0' is not a whole number"),
         ("pipe.jpg 0", "no file 'pipe.jpg'"),
+        ("loop.jpg 0", "'loop.jpg' cannot be read"),
+        ("loop.jpg/x.jpg 0", "folder 'loop.jpg' cannot be read"),
+        (f"{'n' * 300}/x.jpg 0", "folder 'nnn.*nnn...' cannot be read"),
+        (f"{'n' * 300}.jpg 0", "no file 'nnn.*nnn...' in"),
+        ("a/1.jpg\0 0", "no file"),
+        ("..\\secret.jpg 0", "no file"),
         ("a/1.jpg", "not a path and a label"),
     ],
 )
@@ -74,6 +80,7 @@ def test_refuses_with_file_and_line(root, line, words):
     (root / "out").symlink_to(root.parent)
     (root / "out.jpg").symlink_to(root.parent / "secret.jpg")
     os.mkfifo(root / "pipe.jpg")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
     path = write(root, f"a/1.jpg 0\n{line}\ntop.jpg 1\n")
     where = re.escape(f"{path}:2: ")
     with pytest.raises((ValueError, OSError), match=where + ".*" + words) as e:

@@ -191,9 +191,9 @@ def _refuse_other(
     for name in now.keys() | before.keys():
         if before.get(name) != now.get(name):
             raise ValueError(
-                f"{path}: prepared with {name!r:.200} {before.get(name)!r:.200}, not "
-                f"{now.get(name)!r:.200}; choose another --out, or remove that folder to "
-                "prepare it anew"
+                f"{path}: prepared with {ascii(name)[1:-1]:.200} "
+                f"{before.get(name)!r:.200}, not {now.get(name)!r:.200}; choose "
+                "another --out, or remove that folder to prepare it anew"
             )
 
 
