@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import resource
 import subprocess
 import sys
 import zipfile
@@ -239,7 +238,8 @@ from pathlib import Path
 from blt_jax.models.array_files import ForeignCheckpointError, read_npz
 # Not resource.getrusage: its peak begins with that of the process that started ours.
 def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 before = peak()
 try:
     read_npz(Path(sys.argv[1]))
@@ -272,7 +272,7 @@ def test_a_bomb_takes_no_memory(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (60, 60)),
+        timeout=100,
     )
     message, taken = done.stdout.splitlines()
     assert "bytes when unpacked, above the limit" in message
