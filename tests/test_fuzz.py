@@ -88,6 +88,7 @@ FOUND = {
         b'{"format":1,"settings":{"name":"x"},"lists_sha256":{"../../x\\u001b":"a"}}',
     ),
     "names of classes that are no text": ("pickled", b"\xff\xfe"),
+    "a pickle's text without an end": ("pickled", b"S" + b"x" * 5000 + b"\n."),
     "a dotted name in a checkpoint": ("config_json", b'{".augment": {}}'),
     "a name that turns the line": ("config_json", '{"mo\u202edel": 3}'.encode()),
     "the name of a configuration": ("overrides", b"--config=\x1b[2J"),

@@ -52,7 +52,8 @@ def read_pickled(content: bytes, *, name: str) -> Any:
             _follow(opcode.name, argument, stack, memo)
         (result,) = stack
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error) or type(error).__name__
+        line = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = "".join(c if c.isprintable() else "?" for c in line[:300])
         raise ValueError(
             f"{name}: cannot be read as plain data ({reason}); get the file from the "
             "site again, or the binary version of the data set"
