@@ -1,5 +1,6 @@
 """Schedules by hand; SGD against PyTorch's rule written out, a rate for each group."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,6 +84,10 @@ def test_gradient_clip_bounds_the_global_norm():
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     np.testing.assert_allclose(updates["backbone"]["w"], -0.6, rtol=1e-6)
     np.testing.assert_allclose(updates["head"]["w"], -0.8, rtol=1e-6)
+    # A run that was begun without it can go on with it.
+    plain = make_optimizer({group: lambda step: 1.0 for group in params}, momentum=0.0)
+    states = (each.init(params) for each in (plain, optimizer))
+    assert len({jax.tree.structure(state) for state in states}) == 1
 
 
 def test_unknown_names_are_told():

@@ -5,6 +5,7 @@ appends them under their true labels, and learns from the whole (Eq. 3).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -120,7 +121,7 @@ def make_train_step(
         sums["not_finite"] = bad = not_finite(loss, gradients, *new)
         if skip_not_finite:
             old = (params, batch_stats, opt_state)
-            new = jax.tree.map(lambda a, b: jnp.where(bad == 0, a, b), new, old)
+            new = jax.tree.map(partial(jax.lax.select, bad == 0), new, old)
         sums["loss"] = loss
         sums["correct"] = jnp.sum(hits & (rows.weights > 0))
         return TrainState(step + 1, *new), sums
