@@ -73,12 +73,19 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if arguments.traceback:
             raise
-        print(f"blt-jax {arguments.command}: {error}", file=sys.stderr)
+        print(f"blt-jax {arguments.command}: {_shown(str(error))}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         print(f"blt-jax {arguments.command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return ExitCode.FINISHED
+
+
+def _shown(message: str) -> str:
+    """What a terminal would act upon spelt out: names of files can be a stranger's."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,14 @@ CONFIG = "config.json"
 # What `--allow_change` calls the lists themselves: images and labels, by split.
 RECORDS = ("records.train", "records.val")
 
+
+class ChangedError(ConfigError):
+    """A run would go on otherwise than it was begun; the message holds a table."""
+
+    def __init__(self, message: str) -> None:
+        ValueError.__init__(self, message)  # several lines
+
+
 Change = dict[str, Any]  # {"field", "from", "to", "steps": {stage: last saved}}
 
 
@@ -35,7 +43,7 @@ def begun_with(workdir: Path) -> dict[str, Any] | None:
         saved = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is damaged ({error}): restore it, or use a new --workdir"
         ) from error
@@ -47,7 +55,7 @@ def changed_fields(
 ) -> list[Change]:
     """Fields that differ from config.json; asked before any data is read.
 
-    allowed: those that must match, but are meant to change. Raises ConfigError with a
+    allowed: those that must match, but are meant to change. Raises ChangedError with a
     table of the other ones, and for a name that is no field.
     """
     allowed = [_allowed(name) for name in allowed]
@@ -61,7 +69,7 @@ def changed_fields(
         if name not in (*MAY_CHANGE, *allowed)
     ]
     if refused:
-        raise ConfigError(
+        raise ChangedError(
             f"{workdir} was begun with another configuration:\n{_table(refused)}\n"
             "Use the configuration it was begun with, a new --workdir, or "
             "--allow_change FIELD for each change that is meant"
