@@ -272,6 +272,15 @@ def test_a_save_that_fails_is_told_even_if_it_is_the_last(tmp_path, monkeypatch)
         assert checkpointer.newest_good()[0] in (1, 2)
 
 
+def test_a_folder_that_would_fill_the_memory_is_refused(tmp_path):
+    zeros = {"w": np.zeros((1024, 1024, 64), np.float32)}
+    save_model(tmp_path / "model", zeros, {"m": np.ones(3)}, META)
+    with pytest.raises(
+        DamagedCheckpointError, match="asks for 268435480 bytes and has"
+    ):
+        load_checkpoint(tmp_path / "model")
+
+
 def test_too_small_a_disk_is_told_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1000, 900, 100))
     with (

@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "blt_jax"
 CALLS: dict[str, set[str]] = {
     # Bytes that the parent process made; the child of a .pth file has none of its own.
     "pickle.load": set(),
-    "pickle.loads": {"data/workers.py"},
+    "pickle.loads": {"data/worker_process.py"},
     "pickle.Unpickler": set(),
     # The guarded child; the bench trains with it, and loads what it saved itself.
     "torch.load": {"models/pth_process.py"},
@@ -132,7 +132,7 @@ def test_the_search_finds(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "file"),
     [
-        ("pickle.loads(sent)", "data/workers.py"),
+        ("pickle.loads(sent)", "data/worker_process.py"),
         ("torch.load(path, weights_only=True)", "models/pth_process.py"),
         ("np.load(path, allow_pickle=False)", "bench/ascent.py"),
         ("tar.extractall(folder, filter='data')", "data/some.py"),

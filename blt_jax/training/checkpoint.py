@@ -8,6 +8,7 @@ position in the data is the step itself.
 Reading runs nothing that a folder says: it is Orbax's array format and JSON.
 """
 
+import math
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from blt_jax.training.orbax_folder import (
 FORMAT = 2  # raised when what a checkpoint holds changes its meaning
 FOLDER = "checkpoints"
 DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name
+# Bytes of arrays a byte on disk. Half of a fresh state may be zeros, which compress to
+# nothing; trained parameters hardly compress.
+_UNPACKED = 50
 
 
 class CheckpointError(ValueError):
@@ -120,6 +124,13 @@ def load_arrays(folder: Path, meta: Mapping[str, Any], wanted: Any) -> Any:
                 f"{there.get(name, 'not')} there and {here.get(name, 'not')} here. Set "
                 "config.model as it was trained, or use a new --workdir"
             )
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(wanted))
+    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > _UNPACKED * max(on_disk, 2**20):
+        raise DamagedCheckpointError(
+            f"{folder} is damaged, or made to fill the memory: it asks for {size} "
+            f"bytes and has {on_disk}"
+        )
     try:
         arrays = read_arrays(folder, wanted)
     except UnreadableError as error:
