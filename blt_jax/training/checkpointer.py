@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +34,8 @@ _REMOVED = ".removed"
 # What a killed process leaves: Orbax's folder of an unfinished save, and our own of an
 # unfinished removal.
 _LEFTOVERS = ("*.orbax-checkpoint-tmp*", f"*{_REMOVED}")
+# Scores of checkpoints between validations, and of those whose description is damaged.
+_NONE, _UNKNOWN = -1.0, -2.0
 _ASIDE = "damaged"  # folder beside the checkpoints
 
 
@@ -57,6 +60,11 @@ class Checkpointer:
                 for leftover in self._folder.glob(pattern):
                     shutil.rmtree(leftover, ignore_errors=True)
         meet("leftovers of killed processes are removed")
+        # Reading a description takes as long as some steps: not while training.
+        self._scores: dict[int, float] = {}
+        for folder in step_folders(self._folder):
+            with suppress(CheckpointError):
+                self._note(int(folder.name), load_meta(folder)["score"])
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +105,7 @@ class Checkpointer:
         self.wait()
         arrays = _arrays(state, confusion)
         self._bytes = _size(arrays)
+        self._note(step, score)
         try:
             self._saving = ocp.save_checkpointables_async(
                 self._folder / str(step),
@@ -186,23 +195,18 @@ class Checkpointer:
     def _remove_others(self) -> None:
         """Remove all but the newest, the best, and any whose score cannot be told."""
         folders = step_folders(self._folder)
-        scores: dict[Path, float] = {}
-        keep = set(folders[-self._keep :])
-        for folder in folders:
-            try:
-                score = load_meta(folder)["score"]
-            except CheckpointError:
-                keep.add(folder)
-            else:
-                if score is not None:
-                    scores[folder] = score
-        if scores:
-            keep.add(max(reversed(scores), key=lambda folder: scores[folder]))
+        scores = {f: self._scores.get(int(f.name), _UNKNOWN) for f in folders}
+        keep = {f for f, score in scores.items() if score == _UNKNOWN}
+        keep.update(folders[-self._keep :])
+        keep.add(max(reversed(folders), key=lambda folder: scores[folder]))
         for folder in folders:
             if folder not in keep:
                 removed = folder.with_name(folder.name + _REMOVED)
                 os.rename(folder, removed)
                 shutil.rmtree(removed)
+
+    def _note(self, step: int, score: float | None) -> None:
+        self._scores[step] = _NONE if score is None else score
 
     def _not_saved(self, error: Exception) -> NotSavedError:
         free = shutil.disk_usage(self._folder).free

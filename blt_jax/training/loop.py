@@ -144,7 +144,16 @@ def _train(
             "interval": meter.interval() | {"not_finite_in_a_row": watch.in_a_row},
         }
         score = None if scores is None else float(scores["overall"])
+        begin = time.monotonic()
         checkpointer.save(state, confusion, meta, step=done, score=score)
+        log.write(
+            {
+                "kind": "saving",
+                "stage": stage.name,
+                "step": done,
+                "seconds": time.monotonic() - begin,  # the run waited for it
+            }
+        )
 
     def read(
         done: int, sums: Mapping[str, jax.Array], rows: Mapping[str, np.ndarray]
