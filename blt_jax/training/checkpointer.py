@@ -26,7 +26,7 @@ from blt_jax.training.checkpoint import (
     verify_checkpoint,
 )
 from blt_jax.training.mesh import meet, put_replicated
-from blt_jax.training.orbax_folder import short_reason
+from blt_jax.training.orbax_folder import quiet, short_reason
 from blt_jax.training.state import TrainState
 from blt_jax.training.workdir import NotSavedError, make_folder
 
@@ -36,6 +36,9 @@ _REMOVED = ".removed"
 _LEFTOVERS = ("*.orbax-checkpoint-tmp*", f"*{_REMOVED}")
 # Scores of checkpoints between validations, and of those whose description is damaged.
 _NONE, _UNKNOWN = -1.0, -2.0
+# Seconds until a save is given up. Orbax (0.12.8) reads the clock on the wall: 20
+# minutes, its default, are over when that is set, or when a laptop wakes up.
+_TIMEOUT = 2 * 24 * 3600
 _ASIDE = "damaged"  # folder beside the checkpoints
 
 
@@ -54,6 +57,7 @@ class Checkpointer:
         self._keep = keep
         self._saving: Any = None
         self._bytes = 0
+        self._quiet = quiet()  # threads of Orbax's log while a save is under way
         if _first():
             make_folder(self._folder)
             for pattern in _LEFTOVERS:
@@ -67,6 +71,7 @@ class Checkpointer:
                 self._note(int(folder.name), load_meta(folder)["score"])
 
     def __enter__(self) -> Self:
+        self._quiet.__enter__()
         return self
 
     def __exit__(
@@ -81,6 +86,8 @@ class Checkpointer:
             if error is None:
                 raise
             print(failure, file=sys.stderr)  # besides what ended the run
+        finally:
+            self._quiet.__exit__(None, None, None)
 
     @property
     def latest_step(self) -> int | None:
@@ -107,11 +114,14 @@ class Checkpointer:
         self._bytes = _size(arrays)
         self._note(step, score)
         try:
-            self._saving = ocp.save_checkpointables_async(
-                self._folder / str(step),
-                arrays,
-                custom_metadata=describe(meta, arrays, step=step, score=score),
-            )
+            with ocp.Context(
+                async_options=ocp.options.AsyncOptions(timeout_secs=_TIMEOUT)
+            ):
+                self._saving = ocp.save_checkpointables_async(
+                    self._folder / str(step),
+                    arrays,
+                    custom_metadata=describe(meta, arrays, step=step, score=score),
+                )
         except Exception as error:  # Orbax raises many kinds
             raise self._not_saved(error) from error
 

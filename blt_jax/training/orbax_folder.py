@@ -56,13 +56,10 @@ def _short_errors() -> Iterator[None]:
         if "Event loop is closed" not in str(unraisable.exc_value):
             before(unraisable)
 
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
     before, sys.unraisablehook = sys.unraisablehook, hook
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with quiet():
+            yield
     except Exception as error:  # Orbax raises many kinds
         reason = short_reason(error)
         error.__traceback__ = None
@@ -71,14 +68,30 @@ def _short_errors() -> Iterator[None]:
         raise UnreadableError(reason) from None
     finally:
         sys.unraisablehook = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out the pages that Orbax logs of an error that it raises as well."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
 def short_reason(error: BaseException) -> str:
-    """The first line of what caused an error in the first place."""
+    """The first line of what caused an error in the first place.
+
+    Of a long one the middle is left out: what it is about stands at the end.
+    """
     while cause := error.__cause__ or error.__context__:
         error = cause
-    line = (str(error).splitlines() or [""])[0]
+    line = (str(error).splitlines() or [""])[0].split(" [source locations=")[0]
     text = f"{type(error).__name__}: {line}" if line else type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
