@@ -24,7 +24,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's package
 
-from fault import damaged, interrupted, misused, starved
+from fault import asked, damaged, interrupted, misused, starved
 from fault.table import Row
 from fault.tiny import TinyRun
 
@@ -34,11 +34,11 @@ FAULTS: dict[str, tuple[Callable[[TinyRun, int, random.Random], Row], int]] = {
     "kill_in_save": (interrupted.kill_in_save, 12),
     "kill_in_delete": (interrupted.kill_in_delete, 8),
     "kill_in_cache": (interrupted.kill_in_cache, 4),
-    "term": (interrupted.term, 6),
-    "usr1": (interrupted.usr1, 4),
-    "int": (interrupted.int_, 4),
-    "second_signal": (interrupted.second_signal, 6),
-    "signals_two_processes": (interrupted.signals_two_processes, 3),
+    "term": (asked.term, 6),
+    "usr1": (asked.usr1, 4),
+    "int": (asked.int_, 4),
+    "second_signal": (asked.second_signal, 6),
+    "signals_two_processes": (asked.signals_two_processes, 3),
     "flip": (damaged.flip, 90),
     "truncate": (damaged.truncate, 45),
     "delete": (damaged.delete, 45),
@@ -51,6 +51,8 @@ FAULTS: dict[str, tuple[Callable[[TinyRun, int, random.Random], Row], int]] = {
     "two_runs": (misused.two_runs, 4),
     "five_runs": (misused.five_runs, 2),
     "stale_lock": (misused.stale_lock, 4),
+    "worker_killed": (misused.worker_killed, 4),
+    "worker_stopped": (misused.worker_stopped, 4),
     "orphans": (misused.orphans, 4),
     "config_change": (misused.config_change, 5),
     "devices": (misused.devices, 2),

@@ -1,19 +1,16 @@
 """Runs that are ended from outside, at any moment, and started again."""
 
 import random
-import shutil
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fault.damaged import files_of, flip_bit
 from fault.table import Row, last_line, plain, same
-from fault.tiny import STAGES, TEMPORARY, Child, Ending, TinyRun, ending, newest, steps
+from fault.tiny import STAGES, TEMPORARY, Child, TinyRun, ending, newest, steps
 
 INTERRUPTED, NOT_SAVED = 75, 6
-AT_ONCE = 2.0  # seconds
 # What a run prints on its way, in each stage; a moment to hit it is a random time after
 # a random one of them. "" is the start of the program.
 MARKS = {
@@ -49,23 +46,28 @@ def kill_in_cache(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
     """
     row = Row("kill_in_cache")
     expected = tiny.reference()
+    # A place of its own, where all programs are ones that the run uses; JAX does not
+    # know them again in a copy of it.
+    programs = tiny.folder / "programs_to_damage"
+    place = {"JAX_COMPILATION_CACHE_DIR": str(programs)}
+    assert tiny.start(tiny.workdir(), **place).wait() == 0
     for trial in range(trials):
         workdir = tiny.workdir()
-        programs = shutil.copytree(tiny.folder / "programs", workdir.with_suffix(".p"))
         entry = rng.choice(sorted(programs.glob("jit_train_step*-cache")))
+        content = entry.read_bytes()
+        middle = len(content) // 2
         how = ("killed", "cut off", "a bit flipped")[trial % 3]
-        place = {"JAX_COMPILATION_CACHE_DIR": str(programs)}
         with row.trial(f"{entry.name} {how}"):
+            entry.unlink()
             if how == "killed":
-                entry.unlink()
                 child = tiny.start(workdir, meddle=[f"kill_at_cache={entry}"], **place)
                 assert child.wait() == -signal.SIGKILL, child.said()
                 assert entry.read_bytes() == b"", "not killed while it was written"
+            elif how == "cut off":
+                entry.write_bytes(content[:middle])
             else:
-                content = bytearray(entry.read_bytes())
-                middle = len(content) // 2
-                content[middle] ^= 1
-                entry.write_bytes(content[:middle] if how == "cut off" else content)
+                flipped = bytes([content[middle] ^ 1])
+                entry.write_bytes(content[:middle] + flipped + content[middle + 1 :])
             child = tiny.start(workdir, **place)
             assert child.wait() == 0, child.said()
             plain(child.said())
@@ -73,6 +75,7 @@ def kill_in_cache(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
             row.seen = told[0] if told else row.seen
             row.note(how)
             same(ending(workdir), expected)
+        entry.write_bytes(content)
     return row
 
 
@@ -91,7 +94,9 @@ def _struck(
         if not hits:
             continue
         with row.trial(f"{name} in {workdir}", count=hits):
-            child = tiny.start(workdir)
+            # Other steps are saved from now on, so that the same ones do not replace
+            # what was left of them.
+            child = tiny.start(workdir, "--config.checkpoint.every_steps=7")
             code = child.wait()
             row.seen = _resumed(child.said()) or row.seen
             assert code == 0, f"exit code {code}; it said:\n{child.said()}"
@@ -101,11 +106,11 @@ def _struck(
 
 def _kill(tiny: TinyRun, workdir: Path, row: Row, rng: random.Random) -> bool:
     child = tiny.start(workdir)
-    if not _wait(child, workdir, rng, first=0):
+    if not wait(child, workdir, rng, first=0):
         assert child.wait() == 0, child.said()
         return False
     child.kill()
-    row.note(_phase(child.said(), workdir))
+    row.note(phase(child.said(), workdir))
     return True
 
 
@@ -136,7 +141,7 @@ def _kill_in_delete(tiny: TinyRun, workdir: Path, row: Row, rng: random.Random) 
     return False
 
 
-def _phase(said: str, workdir: Path) -> str:
+def phase(said: str, workdir: Path) -> str:
     """What a run was doing, as far as it can be seen from outside."""
     if any(workdir.rglob(TEMPORARY)):
         return "saving"
@@ -154,49 +159,7 @@ def _resumed(said: str) -> str:
     return next((line for line in said.splitlines() if "resumed at" in line), "")
 
 
-def term(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
-    """SIGTERM, as SLURM, Kubernetes and clouds send it."""
-    return _asked("term", signal.SIGTERM, tiny, trials, rng)
-
-
-def usr1(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
-    """SIGUSR1, as `sbatch --signal=USR1` sends it."""
-    return _asked("usr1", signal.SIGUSR1, tiny, trials, rng)
-
-
-def int_(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
-    """SIGINT, as Ctrl-C sends it."""
-    return _asked("int", signal.SIGINT, tiny, trials, rng)
-
-
-def _asked(
-    name: str, number: int, tiny: TinyRun, trials: int, rng: random.Random
-) -> Row:
-    """Ask a run to stop at a random time; it saves, tells so, and can go on."""
-    row = Row(name)
-    expected = tiny.reference()
-    for _ in range(trials):
-        workdir = tiny.workdir()
-        with row.trial(f"{name} in {workdir}"):
-            child = tiny.start(workdir)
-            if _wait(child, workdir, rng, first=1):
-                row.note(_phase(child.said(), workdir))
-                child.send(number)
-            code = child.wait()
-            plain(child.said())
-            if code == 0:
-                row.note("too late, it had ended")
-            else:
-                assert code == INTERRUPTED, f"exit code {code}; {child.said()}"
-                row.seen = last_line(child.said())
-                # Where it stopped is where it says it is.
-                step = steps(newest(workdir).parents[1])[-1]
-                assert f"at step {step}/" in row.seen, (step, row.seen)
-            same(tiny.finish(workdir), expected)
-    return row
-
-
-def _wait(child: Child, workdir: Path, rng: random.Random, *, first: int) -> bool:
+def wait(child: Child, workdir: Path, rng: random.Random, *, first: int) -> bool:
     """Wait for a random moment of what is left of a run; False: it ended before.
 
     first: of the marks of a stage, 1 when the program must listen already.
@@ -207,89 +170,6 @@ def _wait(child: Child, workdir: Path, rng: random.Random, *, first: int) -> boo
         return False
     moment = child.seconds() + rng.uniform(0, AFTER)
     return child.until(lambda: child.seconds() > moment)
-
-
-def second_signal(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
-    """Two signals: the second ends the run at once, also while it compiles."""
-    row = Row("second_signal")
-    expected = tiny.reference()
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    for trial in range(trials):
-        workdir, number = tiny.workdir(), numbers[trial % 3]
-        with row.trial(f"{signal.Signals(number).name} twice in {workdir}"):
-            # Its own, empty place for programs: it compiles for half a minute.
-            child = tiny.start(workdir, JAX_COMPILATION_CACHE_DIR=str(workdir / "none"))
-            child.until(lambda: "training images" in child.said())  # noqa: B023
-            time.sleep(rng.uniform(0.5, 2))
-            child.send(number)
-            time.sleep(0.3)
-            assert child.process.poll() is None, child.said()
-            sent = time.monotonic()
-            child.send(number)
-            code = child.wait()
-            took = time.monotonic() - sent
-            assert took < AT_ONCE, f"ended {took:.1f} s after the second signal"
-            assert code not in (0, INTERRUPTED), f"exit code {code}"
-            plain(child.said())
-            row.seen = last_line(child.said())
-            same(tiny.finish(workdir), expected)
-    return row
-
-
-def signals_two_processes(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
-    """A signal to one of two processes of a run: both stop at the same step."""
-    row = Row("signals_two_processes")
-    expected = _two(tiny, tiny.workdir(), None, rng, row)
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    for trial in range(trials):
-        workdir = tiny.workdir()
-        with row.trial(f"{numbers[trial % 3].name} in {workdir}"):
-            _two(tiny, workdir, numbers[trial % 3], rng, row)
-            found = _two(tiny, workdir, None, rng, row)
-            assert expected is not None and found is not None
-            same(found, expected)
-    return row
-
-
-def _two(
-    tiny: TinyRun,
-    workdir: Path,
-    number: signal.Signals | None,
-    rng: random.Random,
-    row: Row,
-) -> Ending | None:
-    """Two processes of one run; a signal to one of them, or undisturbed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    children = [
-        tiny.start(
-            workdir,
-            "--distributed",
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(process),
-        )
-        for process in range(2)
-    ]
-    try:
-        if number is None:
-            codes = [child.wait() for child in children]
-            assert codes == [0, 0], "\n".join(child.said() for child in children)
-            return ending(workdir)
-        # Between its first step and its last, whatever the machine's load.
-        log = workdir / rng.choice(STAGES) / "metrics.jsonl"
-        children[0].until(lambda: log.exists() and '"train"' in log.read_text())
-        rng.choice(children).send(number)
-        codes = [child.wait(60) for child in children]
-        said = [child.said() for child in children]
-        assert codes == [INTERRUPTED, INTERRUPTED], (codes, *said)
-        row.seen = next(line for line in said[0].splitlines() if "asked to" in line)
-        return None
-    finally:
-        for child in children:
-            if child.process.poll() is None:
-                child.kill()
 
 
 def hit_at_random(
@@ -316,7 +196,7 @@ def hit_at_random(
 def _signal(tiny: TinyRun, workdir: Path, row: Row, rng: random.Random) -> bool:
     number = rng.choice((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT))
     child = tiny.start(workdir)
-    if _wait(child, workdir, rng, first=1):
+    if wait(child, workdir, rng, first=1):
         child.send(number)
     code = child.wait()
     assert code in (0, INTERRUPTED), f"exit code {code}; {child.said()}"

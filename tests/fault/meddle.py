@@ -85,7 +85,9 @@ def kill_at_cache(path: str) -> None:
     """SIGKILL when the file of a kept program is there, and holds nothing yet."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and args[1] == "w" and os.fspath(args[0]) == path:
+        if event != "open" or not str(args[1]).startswith("w"):
+            return
+        if os.path.basename(os.fsdecode(args[0])) == os.path.basename(path):
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
             kill()
 

@@ -14,7 +14,8 @@ from fault.tiny import STAGES, Child, Ending, TinyRun, ending, newest, steps
 
 IN_USE = 4
 WRONG_USE = 2
-NOT_FINITE = 5
+NOT_FINITE, WORKER_LOST = 5, 7
+STALL = 10  # seconds
 SOON = 5.0  # seconds in which a second run, and a worker, must be gone
 TURNED_AWAY = 1.5  # seconds; Python itself starts in a third of one
 
@@ -104,6 +105,44 @@ def orphans(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
             assert not left, f"{len(left)} workers outlive the trainer"
             assert set(os.listdir("/dev/shm")) <= shared, "shared memory is left"
     row.seen = "nothing: no process, no memory is left"
+    return row
+
+
+def worker_killed(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
+    """A worker process is killed, as by a machine without memory left."""
+    return _worker_lost("worker_killed", signal.SIGKILL, tiny, trials, rng)
+
+
+def worker_stopped(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
+    """A worker process neither ends nor gives anything."""
+    return _worker_lost("worker_stopped", signal.SIGSTOP, tiny, trials, rng)
+
+
+def _worker_lost(
+    name: str, number: signal.Signals, tiny: TinyRun, trials: int, rng: random.Random
+) -> Row:
+    row = Row(name)
+    expected = tiny.reference()
+    for _ in range(trials):
+        workdir = tiny.workdir()
+        with row.trial(f"{number.name} to a worker of {workdir}"):
+            # Slow saves, so that there is time left to hit it.
+            child = tiny.start(
+                workdir,
+                "--config.data.workers=2",
+                f"--config.data.stall_seconds={STALL}",
+                meddle=["slow_save=0.1"],
+            )
+            child.until(lambda: "stage1 epoch" in child.said())  # noqa: B023
+            # The first child of a process that spawns is the tracker of its resources.
+            worker = rng.choice(sorted(children_of(child.process.pid))[1:])
+            os.kill(worker, number)
+            assert child.wait(STALL + 60) == WORKER_LOST, child.said()
+            plain(child.said())
+            row.seen = last_line(child.said())
+            assert "worker" in row.seen and "batch" in row.seen, row.seen
+            assert not running(worker), "the worker outlives the run"
+            same(tiny.finish(workdir), expected)
     return row
 
 
