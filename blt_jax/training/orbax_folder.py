@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 _TALKATIVE = ("absl", "asyncio")
+_NEVER_AWAITED = "coroutine 'PyTreeHandler._background_load' was never awaited"
 _LEFT_BEHIND = 0.1  # seconds until reads that were under way have failed as well
 _LONGEST = 160  # characters of a reason
 
@@ -63,6 +65,8 @@ def _short_errors() -> Iterator[None]:
     except Exception as error:  # Orbax raises many kinds
         reason = short_reason(error)
         error.__traceback__ = None
+        # One that is held elsewhere may be collected, and warned of, at any time later.
+        warnings.filterwarnings("ignore", _NEVER_AWAITED, RuntimeWarning)
         time.sleep(_LEFT_BEHIND)
         gc.collect()  # a forgotten task speaks when it is collected
         raise UnreadableError(reason) from None
