@@ -73,7 +73,7 @@ def test_a_clock_that_is_set_changes_no_time_that_is_told(
     meter = StepMeter(batch_size=8, total_steps=40, first_step=0)
     progress(0, 40)
     for _ in range(10):
-        meter.add({"loss": 1.0, "trained": 8.0, "correct": 4.0})
+        meter.add({"not_finite": 0, "loss": 1.0, "trained": 8.0, "correct": 4.0})
     meter.waited(5.0)
     clocks[1] += 10.0
     clocks[0] += 10.0 + day
