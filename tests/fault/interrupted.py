@@ -88,7 +88,14 @@ def _struck(
     while row.trials < trials:
         workdir, hits = tiny.workdir(), 0
         while row.trials + hits < trials:
-            if not strike(tiny, workdir, row, rng):
+            try:
+                hit = strike(tiny, workdir, row, rng)
+            except AssertionError as error:  # what was hit before does not let it run
+                row.trials += hits + 1
+                row.lost(f"{name} in {workdir}", error, count=hits + 1)
+                hits = 0
+                break
+            if not hit:
                 break  # it had ended before
             hits += 1
         if not hits:

@@ -31,10 +31,14 @@ class Row:
         try:
             yield
         except AssertionError as error:
-            text = str(error)
-            if len(text) > LONGEST:
-                text = f"{text[: LONGEST // 2]}\n...\n{text[-LONGEST // 2 :]}"
-            self.failures += [f"{what}: {text}"] * count
+            self.lost(what, error, count=count)
+
+    def lost(self, what: str, error: AssertionError, *, count: int) -> None:
+        """Tell what went wrong in trials that were counted."""
+        text = str(error)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]}\n...\n{text[-LONGEST // 2 :]}"
+        self.failures += [f"{what}: {text}"] * count
 
     def note(self, what: str) -> None:
         """Count something that a reader of the table may want to know."""
