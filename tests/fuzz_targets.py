@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from blt_jax.config import config_from_dict, default_config, override
+from blt_jax.config import config_from_dict, override
 from blt_jax.data import damage
 from blt_jax.data import decode as decoding
 from blt_jax.data.folders import load_class_map
@@ -26,6 +26,7 @@ from blt_jax.data.prepare import cifar_files, inaturalist2018, output
 from blt_jax.data.prepare.archives import Archive, Limits
 from blt_jax.data.prepare.pickled import byte_array, read_pickled
 from blt_jax.data.records import open_shard
+from blt_jax.defaults import default_config
 from blt_jax.models.array_files import read_npz, read_safetensors
 from blt_jax.reports.results import read_results
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from blt_jax.config import default_config, load_config
+from blt_jax.config import load_config
+from blt_jax.defaults import default_config
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))

@@ -9,14 +9,13 @@ from ml_collections import ConfigDict
 
 from blt_jax import main
 from blt_jax.config import (
-    MAY_CHANGE,
     ConfigError,
     config_to_json,
-    default_config,
     differences,
     load_config,
 )
 from blt_jax.data.split import split_of_files
+from blt_jax.defaults import MAY_CHANGE, default_config
 from blt_jax.exit_codes import ExitCode
 from blt_jax.training.continuation import (
     changed_fields,

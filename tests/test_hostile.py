@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from blt_jax.config import config_from_dict, default_config
+from blt_jax.config import config_from_dict
 from blt_jax.data.decode import BadImageError, decode
+from blt_jax.defaults import default_config
 from blt_jax.models import build_model
 from blt_jax.training.checkpoint import CheckpointError, load_checkpoint, save_model
 from blt_jax.training.setup import model_meta, model_spec

@@ -14,8 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from blt_jax.config import DERIVED, MAY_CHANGE, ConfigError, differences, known_field
+from blt_jax.config import DERIVED, ConfigError, differences, known_field
 from blt_jax.data.datasets import Dataset, Split
+from blt_jax.defaults import MAY_CHANGE
 from blt_jax.training.checkpoint import FOLDER
 
 CONFIG = "config.json"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from blt_jax.config import ConfigError, default_config, load_config, override
+from blt_jax.config import ConfigError, load_config, override
+from blt_jax.defaults import default_config
 from blt_jax.models.classifier import build_model
 from blt_jax.models.importers import read_original
 from blt_jax.training.checkpoint import save_model
