@@ -25,6 +25,7 @@ from blt_jax.training.checkpoint import (
 )
 from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.digests import is_intact, leaf_digests, sealed, state_digest
+from blt_jax.training.inference import load
 from blt_jax.training.mesh import make_mesh, replicated
 from blt_jax.training.state import create_state
 from blt_jax.training.workdir import NotSavedError
@@ -243,6 +244,40 @@ def test_no_good_one_is_left(tmp_path):
         checkpointer.newest_good()
     assert told.value.exit_code == ExitCode.NO_GOOD_CHECKPOINT
     assert kept(tmp_path) == [1, 2]
+
+
+def test_an_item_that_is_gone_is_noticed(tmp_path):
+    save_all(tmp_path, {1: 0.9})
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "opt_state")
+    with pytest.raises(DamagedCheckpointError):
+        verify_checkpoint(tmp_path / "checkpoints" / "1")
+
+
+def test_what_a_stranger_sealed_is_refused_in_one_line(tmp_path, monkeypatch):
+    state = state_at(0)
+    for name, digests in (("none", None), ("odd", {"params/w": 3})):
+        monkeypatch.setattr(checkpoint, "leaf_digests", lambda tree, d=digests: d)
+        save_model(tmp_path / name, state.params, state.batch_stats, META)
+        with pytest.raises(CheckpointError, match="not a checkpoint of blt-jax"):
+            load_checkpoint(tmp_path / name)
+    monkeypatch.undo()
+    save_model(tmp_path / "model", state.params, state.batch_stats, META)
+    with pytest.raises(CheckpointError, match="names no model"):
+        load(tmp_path / "model")
+
+
+def test_a_description_without_its_seal_is_damaged(tmp_path):
+    save_all(tmp_path, {1: 0.9})
+    description = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    description.write_text(description.read_text().replace('"seal"', '"sea1"'))
+    with pytest.raises(DamagedCheckpointError, match="its description is not as"):
+        load_checkpoint(description.parent)
+    description.write_text(
+        description.read_text().replace('"format": 2', '"format": 1')
+    )
+    with pytest.raises(CheckpointError, match="format 1; this version") as told:
+        load_checkpoint(description.parent)
+    assert exit_code(told.value) == ExitCode.WRONG_USE
 
 
 def test_a_description_that_is_damaged_is_never_thrown_away(tmp_path):

@@ -99,6 +99,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert exit_code(told.value) == ExitCode.NOT_SAVED
 
 
+def test_a_lock_that_cannot_be_written(tmp_path):
+    (tmp_path / "run.lock").mkdir()
+    with pytest.raises(NotSavedError, match=r"cannot write .*run\.lock"):
+        RunLock(tmp_path).__enter__()
+
+
 def test_files_are_replaced_whole(tmp_path, monkeypatch):
     write_whole(tmp_path / "a", "before")
 

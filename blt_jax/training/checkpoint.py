@@ -93,15 +93,20 @@ def load_meta(folder: Path) -> dict[str, Any]:
             f"{folder} is not a checkpoint of blt-jax, or is damaged "
             f"({short_reason(error)})"
         ) from None
-    if "seal" in meta and not is_intact(meta):
-        raise DamagedCheckpointError(
-            f"{folder} is damaged: its description is not as it was saved"
-        )
-    if version != FORMAT:
+    intact = is_intact(meta)
+    if version != FORMAT and (intact or "seal" not in meta):  # format 1 had no seal
         raise CheckpointError(
             f"{folder} has checkpoint format {version}; this version of blt-jax "
             f"reads format {FORMAT}"
         )
+    if not intact:
+        raise DamagedCheckpointError(
+            f"{folder} is damaged: its description is not as it was saved"
+        )
+    # Anybody can seal a description of their own.
+    digests = meta.get("digests")
+    if not (isinstance(digests, dict) and all(map(_is_digest, digests.values()))):
+        raise CheckpointError(f"{folder} is not a checkpoint of blt-jax: no digests")
     return {name: value for name, value in meta.items() if name != "seal"}
 
 
@@ -210,6 +215,10 @@ def step_folders(folder: Path) -> list[Path]:
     return sorted(steps, key=lambda one: int(one.name))
 
 
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value.split()) == 2
+
+
 def _saved_tree(
     folder: Path, meta: Mapping[str, Any], items: Container[str] | None = None
 ) -> dict[str, Any]:
@@ -222,11 +231,12 @@ def _saved_tree(
         ) from None
     saved = {name: trees[name] for name in trees if items is None or name in items}
     names = {leaf_name(path) for path, _ in jax.tree.leaves_with_path(saved)}
-    if lost := sorted(names ^ _names(meta, saved)):
+    if lost := sorted(names ^ _names(meta, items)):
         raise DamagedCheckpointError(f"{folder} is damaged: {lost[0]} is not as saved")
     return saved
 
 
-def _names(meta: Mapping[str, Any], items: Container[str]) -> set[str]:
-    """Names of the leaves that were saved in some items."""
-    return {name for name in meta["digests"] if name.split("/")[0] in items}
+def _names(meta: Mapping[str, Any], items: Container[str] | None) -> set[str]:
+    """Names of the leaves that were saved in some items (None: in all of them)."""
+    saved = meta["digests"]
+    return {name for name in saved if items is None or name.split("/")[0] in items}

@@ -12,7 +12,11 @@ import numpy as np
 
 from blt_jax.models.classifier import Model, ModelSpec, build_model
 from blt_jax.training.augment import Normalisation, normalise
-from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
+from blt_jax.training.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+)
 
 
 class Prediction(NamedTuple):
@@ -86,8 +90,14 @@ def load(checkpoint_dir: str | Path, *, which: str = "best") -> Classifier:
     params, batch_stats = jax.tree.map(
         jnp.asarray, (arrays["params"], arrays["batch_stats"])
     )
+    try:
+        spec = ModelSpec(**meta["model"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint_dir}: its description names no model of blt-jax ({error})"
+        ) from None
     return Classifier(
-        model=build_model(ModelSpec(**meta["model"])),
+        model=build_model(spec),
         params=params,
         batch_stats=batch_stats,
         meta=meta,

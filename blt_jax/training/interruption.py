@@ -81,11 +81,11 @@ class StopRequest:
         self._asked = True
 
     def _end_at_the_second(self) -> None:
-        seen = 0
-        while signals := self._read.recv(16):
-            seen += sum(number in set(SIGNALS) for number in signals)
-            if seen > 1:
-                os._exit(128 + signals[-1])
+        seen = bytearray()
+        while numbers := self._read.recv(16):
+            seen += bytes(number for number in numbers if number in SIGNALS)
+            if len(seen) > 1:
+                os._exit(128 + seen[1])
         self._read.close()
 
     def reached(self, step: int) -> bool:
@@ -106,10 +106,8 @@ def _jax_handler() -> Callable[[int], None] | None:
     if threading.current_thread() is not threading.main_thread():
         return None
     c_signal = ctypes.CDLL(None).signal
-    c_signal.argtypes, c_signal.restype = (
-        (ctypes.c_int, ctypes.c_void_p),
-        ctypes.c_void_p,
-    )
+    c_signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    c_signal.restype = ctypes.c_void_p
     address = c_signal(signal.SIGTERM, None)
     c_signal(signal.SIGTERM, address)
     return ctypes.CFUNCTYPE(None, ctypes.c_int)(address) if address else None

@@ -70,7 +70,14 @@ class RunLock:
     def __enter__(self) -> Self:
         """Take the lock. Raises InUseError, and NotSavedError."""
         make_folder(self._workdir)
-        self._file = (self._workdir / LOCK).open("a+", encoding="utf-8")
+        path = self._workdir / LOCK
+        try:
+            self._file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise NotSavedError(
+                f"cannot write {path}: {error.strerror}; mend its permissions, or use "
+                "another --workdir"
+            ) from None
         _take(self._file, fcntl.LOCK_EX, self._workdir)
         start = datetime.now().astimezone().isoformat(timespec="seconds")
         who = {"host": socket.gethostname(), "pid": os.getpid(), "start": start}
