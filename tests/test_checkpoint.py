@@ -27,6 +27,7 @@ from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.digests import is_intact, leaf_digests, sealed, state_digest
 from blt_jax.training.inference import load
 from blt_jax.training.mesh import make_mesh, replicated
+from blt_jax.training.orbax_folder import read_arrays
 from blt_jax.training.state import create_state
 from blt_jax.training.workdir import NotSavedError
 
@@ -203,6 +204,16 @@ def test_no_damage_goes_unnoticed(tmp_path, capfd, damage):
         path.write_bytes(content)
     assert noticed >= 10
     assert not capfd.readouterr().err
+
+
+def test_a_bit_that_orbax_does_not_miss_is_noticed_by_its_digest(tmp_path):
+    numbers = np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)
+    save_model(tmp_path / "model", {"w": numbers}, {"m": np.ones(3)}, META)
+    damage_arrays(tmp_path / "model")
+    read = read_arrays(tmp_path / "model", {"params": {"w": numbers}})
+    assert not np.array_equal(read["params"]["w"], numbers)
+    with pytest.raises(DamagedCheckpointError, match="params/w is not as it was saved"):
+        load_checkpoint(tmp_path / "model")
 
 
 def damage_arrays(folder):
