@@ -70,7 +70,9 @@ def default_config() -> ConfigDict:
     config.augment.saturation = 0.4
 
     config.sampler = ConfigDict()
-    config.sampler.gamma = 0.9  # Eq. 1, stage 2: P(class) ~ n^(1 - gamma)
+    config.sampler.name = "gamma"  # of stage 2; or shuffled, class_aware
+    config.sampler.gamma = 0.9  # Eq. 1: P(class) ~ n^(1 - gamma)
+    config.sampler.images_per_class = 4  # class_aware: of a class, one after another
 
     config.tail = ConfigDict()
     config.tail.rule = "threshold"  # threshold, quantile, fraction or classes
@@ -93,7 +95,8 @@ def default_config() -> ConfigDict:
     config.hallucination = ConfigDict()
     config.hallucination.enabled = True  # False: the balanced baseline
     config.hallucination.tail_fraction = 0.5  # p
-    config.hallucination.step_rule = "gradient"  # gradient, accumulated or newton
+    # gradient, accumulated, newton; none: seeds are appended as they are.
+    config.hallucination.step_rule = "gradient"
     config.hallucination.step_size = 0.7  # delta
     config.hallucination.max_iterations = 15
     config.hallucination.max_step = 0.09  # newton, root-mean-square per value
@@ -101,7 +104,9 @@ def default_config() -> ConfigDict:
     config.hallucination.clip_to_pixel_range = False
     config.hallucination.threshold = (0.15, 0.25)
     config.hallucination.weight = 1.0  # lambda of Eq. 3
-    config.hallucination.seed_source = "batch"  # or dataset
+    # batch: the row itself; augmented: its record, cropped and augmented anew;
+    # dataset: another record of its class.
+    config.hallucination.seed_source = "batch"
     config.hallucination.from_epoch = 2  # epoch 1 has no confusion yet
     config.hallucination.confusion_fallback = "skip"  # or uniform
 
@@ -111,7 +116,7 @@ def default_config() -> ConfigDict:
     config.optimizer.weight_decay = 5e-4  # on every parameter
     config.optimizer.gradient_clip = config_dict.placeholder(float)
 
-    config.stage1 = ConfigDict()  # plain: no balancer, no BLT
+    config.stage1 = ConfigDict()  # plain: no balancer, cross-entropy, no BLT
     config.stage1.epochs = 35  # 0: no first stage
     config.stage1.schedule = "multistep"  # or cosine
     config.stage1.milestones = (25, 32)  # epochs, from 1, that begin with a decay

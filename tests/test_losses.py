@@ -14,7 +14,10 @@ def head_output(seed=0, n=6, c=5, scale_columns=1):
     cosine = rng.uniform(-1, 1, size=(n, c))
     scale = rng.uniform(1, 16, size=(n, scale_columns))
     return HeadOutput(
-        *(jnp.asarray(v, jnp.float32) for v in (cosine * scale, cosine, scale))
+        *(
+            jnp.asarray(v, jnp.float32)
+            for v in (cosine * scale, cosine, scale, np.zeros((n, 2)))
+        )
     )
 
 
@@ -36,14 +39,14 @@ def float64_loss(logits, labels):
 def test_cross_entropy_by_hand():
     # Logits ln 1, ln 2, ln 5: probabilities 1/8, 2/8, 5/8.
     logits = jnp.log(jnp.array([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]]))
-    output = HeadOutput(logits, logits, jnp.ones((2, 1)))
+    output = HeadOutput(logits, logits, jnp.ones((2, 1)), logits)
     loss = losses.cross_entropy(output, jnp.array([0, 2]))
     np.testing.assert_allclose(loss, np.log([8.0, 1.6]), rtol=1e-6)
 
 
 def test_cross_entropy_survives_large_and_16_bit_logits():
     logits = jnp.array([[1e4, -1e4, 0.0]])
-    output = HeadOutput(logits, logits, logits)
+    output = HeadOutput(logits, logits, logits, logits)
     np.testing.assert_array_equal(losses.cross_entropy(output, jnp.array([0])), [0.0])
     half = head_output()._replace(logits=head_output().logits.astype(jnp.bfloat16))
     assert losses.cross_entropy(half, LABELS).dtype == jnp.float32
@@ -117,7 +120,7 @@ def test_gradients_are_finite_where_the_cosine_is_one(margin):
     scale = jnp.full((3, 1), 16.0)
 
     def total(cosine):
-        output = HeadOutput(cosine * scale, cosine, scale)
+        output = HeadOutput(cosine * scale, cosine, scale, cosine)
         labels = jnp.zeros(3, jnp.int32)
         return losses.large_margin_softmax(output, labels, margin=margin).sum()
 

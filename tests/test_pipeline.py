@@ -111,7 +111,7 @@ def test_data_set_seeds_have_their_own_crop(split):
     np.testing.assert_array_equal(other["image"], whole[0]["image"])
 
 
-@pytest.mark.parametrize("seed_source", ["batch", "dataset"])
+@pytest.mark.parametrize("seed_source", ["batch", "augmented", "dataset"])
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_together_have_the_whole(split, hosts, seed_source):
     plan = make_plan(seed_source=seed_source)

@@ -78,6 +78,16 @@ def test_rounding():
     assert make_plan(tail_fraction=1.0).num_seeds(16) == 16
 
 
+def test_augmented_seeds_are_the_rows_records_with_ordinals_of_their_own():
+    plan, batch = make_plan(seed_source="augmented"), make_plan()
+    for step in range(20):
+        ours, rows = plan(step), batch(step)
+        np.testing.assert_array_equal(ours.seeds, rows.seeds)
+        np.testing.assert_array_equal(
+            ours.seed_ordinals, 16 + np.arange(len(ours.seeds))
+        )
+
+
 def test_seeds_from_the_data_set():
     plan, batch = make_plan(seed_source="dataset"), make_plan()
     same = total = 0

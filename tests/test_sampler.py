@@ -8,10 +8,12 @@ import pytest
 from scipy import stats
 
 from blt_jax.data import randomness
+from blt_jax.data.class_aware import ClassAwareSampler
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 
 GOLDEN_DRAWS = [814, 819, 841, 976]
 GOLDEN_PERMUTATION = [5, 3, 7, 8, 2, 4, 1, 0, 6, 9]
+GOLDEN_CLASS_AWARE = [46389, 46325, 46507, 46422, 40163]
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,38 @@ def test_refuses_epochs_longer_than_the_data():
         ShuffledSampler(10, per_epoch=10, seed=0)[-1]
     with pytest.raises(IndexError):
         GammaBalancedSampler(np.array([0]), gamma=0, seed=0).take(3, 2)
+
+
+def test_class_aware_by_hand():
+    # Classes 0, 1, 3 of 1, 2 and 5 records, two images at a time: one cycle is 6 items.
+    labels = np.array([3, 1, 0, 3, 3, 1, 3, 3])
+    sampler = ClassAwareSampler(labels, images_per_class=2, seed=5)
+    drawn = sampler.take(0, 60)
+    for cycle in drawn.reshape(10, 3, 2):
+        assert (labels[cycle] == labels[cycle][:, :1]).all()  # pairs of one class
+        assert sorted(labels[cycle[:, 0]]) == [0, 1, 3]
+    of_three = drawn[labels[drawn] == 3].reshape(4, 5)
+    assert [sorted(once) for once in of_three] == [[0, 3, 4, 6, 7]] * 4
+    assert len({tuple(once) for once in of_three}) > 1
+    assert len({tuple(labels[cycle[:, 0]]) for cycle in drawn.reshape(10, 3, 2)}) > 1
+
+
+def test_class_aware_is_stateless_and_fixed_for_good(places_labels):
+    sampler = ClassAwareSampler(places_labels, images_per_class=4, seed=0)
+    whole = sampler.take(0, 3000)
+    assert sampler.take(1000, 1003).tolist() == [sampler[i] for i in (1000, 1001, 1002)]
+    np.testing.assert_array_equal(sampler.take(1001, 2777), whole[1001:2777])
+    counts = np.bincount(places_labels[sampler.take(0, 365 * 4 * 3)])
+    assert (counts == 12).all()
+    assert whole[:5].tolist() == GOLDEN_CLASS_AWARE
+    assert (
+        ClassAwareSampler(places_labels, images_per_class=4, seed=1)
+        .take(0, 40)
+        .tolist()
+        != whole[:40].tolist()
+    )
+
+
+def test_class_aware_refuses_no_images():
+    with pytest.raises(ValueError, match="images_per_class: 0 is below 1"):
+        ClassAwareSampler(np.array([0]), images_per_class=0, seed=0)

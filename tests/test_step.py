@@ -95,7 +95,7 @@ class OneLayer:
         x = (x - mean[None, None, None]) * jax.lax.rsqrt(var + 1e-5)[None, None, None]
         x = jax.nn.relu(x * params["backbone"]["scale"][None, None, None])
         logits = x.mean((1, 2)) @ params["head"]["kernel"]
-        return HeadOutput(logits, logits, jnp.ones_like(logits[:, :1]))
+        return HeadOutput(logits, logits, jnp.ones_like(logits[:, :1]), x.mean((1, 2)))
 
     def apply_eval(self, params, batch_stats, images):
         stats = batch_stats["backbone"]
@@ -212,6 +212,20 @@ def test_ascent_is_a_loop_without_collectives(run8):
     assert any(HEAVY.search(body) for body in bodies)
     assert not any(COLLECTIVE.search(body) for body in bodies)
     assert COLLECTIVE.search(program.as_text())  # the gradients' all-reduce
+
+
+def test_seeds_that_are_not_moved_are_appended_as_they_are():
+    # A threshold that every score meets leaves the ascent without a step to do.
+    still = Run(8, hallucination=OPTIONS._replace(threshold=(1e-30, 1e-30)))
+    none = Run(8, hallucination=OPTIONS._replace(step_rule="none"))
+    for step in range(2):
+        moved, kept = still(step, slots=16), none(step, slots=16)
+        assert moved["hallucinated"] == kept["hallucinated"] > 0
+        assert moved["iterations"] == 0 and "iterations" not in kept
+        assert moved["loss"] == kept["loss"]
+    assert_trees_close(none.state, still.state, rtol=0)
+    bodies = loop_bodies(none.program(slots=16))
+    assert not any(HEAVY.search(body) for body in bodies)
 
 
 def test_sums_of_a_step(run8):

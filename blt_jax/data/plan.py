@@ -45,8 +45,9 @@ class BatchPlan:
     tail_fraction: p, share of the tail rows that become seeds; 0 turns it off.
     seed: of the choice of rows.
     first_step: earlier steps have no seeds.
-    seed_source: "batch": the seed is the batch row itself (Alg. 1 line 8); "dataset":
-      a random training record of the same class (the released code).
+    seed_source: "batch": the seed is the batch row itself (Alg. 1 line 8); "augmented":
+      the same record, cropped and augmented anew; "dataset": a random training record
+      of the same class (the released code).
     rounding: of p times the number of tail rows; "ceil" (paper) or "floor" (code).
     widths: slot widths of an earlier run, so that a resumed run compiles the same;
       None: chosen from the plan.
@@ -251,6 +252,13 @@ def _seeds_from_batch(
     return records[rows], rows
 
 
+def _seeds_augmented(
+    plan: BatchPlan, step: int, records: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    del step
+    return records[rows], plan.batch_size + np.arange(len(rows))
+
+
 def _seeds_from_dataset(
     plan: BatchPlan, step: int, records: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -278,5 +286,6 @@ SeedChoice = Callable[
 ]
 SEED_SOURCES: dict[str, SeedChoice] = {
     "batch": _seeds_from_batch,
+    "augmented": _seeds_augmented,
     "dataset": _seeds_from_dataset,
 }

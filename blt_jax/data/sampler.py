@@ -42,7 +42,7 @@ class GammaBalancedSampler:
         seed: int,
         length: int | None = None,
     ):
-        labels = _checked_labels(labels)
+        labels = checked_labels(labels)
         if not (np.isfinite(gamma) and gamma >= 0):
             raise ValueError(f"sampler.gamma: {gamma} is not a finite number >= 0")
         self.gamma = float(gamma)
@@ -68,7 +68,7 @@ class GammaBalancedSampler:
 
     def __getitem__(self, item: int) -> int:
         """Return the record id of one item (int), item >= 0."""
-        item = _checked_item(item)
+        item = checked_item(item)
         bits = randomness.philox(self.seed, randomness.BALANCE, low=item)
         first, second = randomness.uniform(bits.random_raw(2)).tolist()
         row = bisect.bisect_right(self._cumulative_list, first)
@@ -77,7 +77,7 @@ class GammaBalancedSampler:
 
     def take(self, start: int, stop: int) -> np.ndarray:
         """Return the record ids of the items [start, stop) [stop - start] int64."""
-        count = _checked_range(start, stop)
+        count = checked_range(start, stop)
         bits = randomness.philox(self.seed, randomness.BALANCE, low=start)
         # Item i owns the i-th block of four words and uses two of them.
         draws = randomness.uniform(bits.random_raw(4 * count).reshape(count, 4))
@@ -116,12 +116,12 @@ class ShuffledSampler:
 
     def __getitem__(self, item: int) -> int:
         """Return the record id of one item (int), item >= 0."""
-        epoch, position = divmod(_checked_item(item), self.per_epoch)
+        epoch, position = divmod(checked_item(item), self.per_epoch)
         return int(self._permutation(epoch)[position])
 
     def take(self, start: int, stop: int) -> np.ndarray:
         """Return the record ids of the items [start, stop) [stop - start] int64."""
-        records = np.empty(_checked_range(start, stop), np.int64)
+        records = np.empty(checked_range(start, stop), np.int64)
         filled = 0
         while filled < len(records):
             epoch, position = divmod(start + filled, self.per_epoch)
@@ -149,7 +149,8 @@ class ShuffledSampler:
         )
 
 
-def _checked_labels(labels: np.ndarray) -> np.ndarray:
+def checked_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels as int64 [N]; raises ValueError for none, a negative or no integers."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
@@ -163,13 +164,15 @@ def _checked_labels(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _checked_item(item: int) -> int:
+def checked_item(item: int) -> int:
+    """The item as an int; raises IndexError below 0."""
     if item < 0:
         raise IndexError(f"item {item} of a sampler: items start at 0")
     return int(item)
 
 
-def _checked_range(start: int, stop: int) -> int:
+def checked_range(start: int, stop: int) -> int:
+    """The number of items in [start, stop); raises IndexError for no such range."""
     if not 0 <= start <= stop:
         raise IndexError(f"items [{start}, {stop}) of a sampler: not a range from 0 on")
     return stop - start

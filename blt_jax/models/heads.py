@@ -22,6 +22,7 @@ class HeadOutput(NamedTuple):
     logits: jax.Array  # [n, C]
     cosine: jax.Array  # [n, C] of feature and class weight; 0 for a zero feature
     scale: jax.Array  # [n, 1] or [n, C], broadcasts against cosine
+    features: jax.Array  # [n, F], what the head was given
 
 
 class SquashingCosineHead(nnx.Module):
@@ -79,6 +80,7 @@ class SquashingCosineHead(nnx.Module):
             logits=squash * projected,
             cosine=projected / divisor,
             scale=squash * norm,
+            features=x,
         )
 
 
@@ -120,6 +122,7 @@ class LinearHead(nnx.Module):
             logits=projected + bias[None, :],
             cosine=projected / divisor / weight_divisor,
             scale=norm * weight_norm,
+            features=x,
         )
 
 

@@ -17,7 +17,7 @@ from blt_jax.training.mesh import per_device
 
 
 class HallucinationOptions(NamedTuple):
-    """How seeds become hard examples (Sec. 3.2)."""
+    """How seeds become hard examples (Sec. 3.2); rule "none": not at all."""
 
     step_rule: str = "gradient"
     step_size: float = 0.7  # delta
@@ -66,16 +66,10 @@ def make_append(
     works on its own rows and slots: the loops hold no communication, and appending
     moves nothing between devices.
     """
-    # Black and white in normalised units.
-    mean, std = (jnp.asarray(part) for part in normalisation)
-    pixel_range = (-mean / std, (1 - mean) / std)
-    ascent = Options(
-        step_rule=options.step_rule,
-        step_size=options.step_size,
-        max_iterations=options.max_iterations,
-        max_step=options.max_step,
-        max_norm=options.max_norm,
-        pixel_range=pixel_range if options.clip_to_pixel_range else None,
+    perturb = (
+        _keep_seeds
+        if options.step_rule == "none"
+        else _make_ascent(model, options, normalisation)
     )
 
     def on_one_device(
@@ -86,25 +80,10 @@ def make_append(
         targets: jax.Array,
         thresholds: jax.Array,
     ) -> tuple[Rows, dict[str, jax.Array]]:
-        problem = Problem(seeds.images, targets, thresholds)
-        result, evaluations = cascade(
-            lambda images: model.apply_eval(params, batch_stats, images).logits,
-            problem,
-            seeds.valid,
-            ascent,
-            choose_levels(len(targets)),
-        )
-        valid, early = seeds.valid, result.iterations < options.max_iterations
-        sums = {
-            "hallucinated": jnp.sum(valid),
-            "iterations": jnp.sum(result.iterations),
-            "reached": jnp.sum(valid & result.reached),
-            "non_finite": jnp.sum(valid & ~result.finite),
-            "stopped_early": jnp.sum(valid & ~result.reached & early),
-            "evaluations": evaluations,
-        }
-        weights = jnp.where(valid, options.weight, 0).astype(rows.weights.dtype)
-        hard = Rows(jax.lax.stop_gradient(result.image), seeds.labels, weights)
+        images, sums = perturb(params, batch_stats, seeds, targets, thresholds)
+        sums["hallucinated"] = jnp.sum(seeds.valid)
+        weights = jnp.where(seeds.valid, options.weight, 0).astype(rows.weights.dtype)
+        hard = Rows(jax.lax.stop_gradient(images), seeds.labels, weights)
         together = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, hard)
         return together, jax.tree.map(lambda total: total[None], sums)
 
@@ -132,3 +111,55 @@ def make_append(
         return rows, sums
 
     return append
+
+
+# (params, batch_stats, seeds, targets, thresholds) -> images [K, H, W, 3], sums
+_Perturb = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+
+
+def _keep_seeds(
+    params: Any, batch_stats: Any, seeds: Seeds, targets: Any, thresholds: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Zero steps of ascent: tail images under common augmentations (Sec. 4.1)."""
+    return seeds.images, {}
+
+
+def _make_ascent(
+    model: Model, options: HallucinationOptions, normalisation: Normalisation
+) -> _Perturb:
+    # Black and white in normalised units.
+    mean, std = (jnp.asarray(part) for part in normalisation)
+    pixel_range = (-mean / std, (1 - mean) / std)
+    ascent = Options(
+        step_rule=options.step_rule,
+        step_size=options.step_size,
+        max_iterations=options.max_iterations,
+        max_step=options.max_step,
+        max_norm=options.max_norm,
+        pixel_range=pixel_range if options.clip_to_pixel_range else None,
+    )
+
+    def perturb(
+        params: Any,
+        batch_stats: Any,
+        seeds: Seeds,
+        targets: jax.Array,
+        thresholds: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        result, evaluations = cascade(
+            lambda images: model.apply_eval(params, batch_stats, images).logits,
+            Problem(seeds.images, targets, thresholds),
+            seeds.valid,
+            ascent,
+            choose_levels(len(targets)),
+        )
+        valid, early = seeds.valid, result.iterations < options.max_iterations
+        return result.image, {
+            "iterations": jnp.sum(result.iterations),
+            "reached": jnp.sum(valid & result.reached),
+            "non_finite": jnp.sum(valid & ~result.finite),
+            "stopped_early": jnp.sum(valid & ~result.reached & early),
+            "evaluations": evaluations,
+        }
+
+    return perturb

@@ -1,7 +1,8 @@
 """The two stages of Sec. 4.2, built from a configuration.
 
-Stage 1 trains plainly on shuffled epochs. Stage 2 begins with its backbone, draws a
-new head, balances by gamma and hallucinates.
+Stage 1 trains plainly: shuffled epochs, cross-entropy. Stage 2 begins with its
+backbone, draws a new head, and does what a system is made of: sampler, loss,
+hallucination.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ from ml_collections import ConfigDict
 
 from blt_jax import losses
 from blt_jax.config import ConfigError
+from blt_jax.data.class_aware import ClassAwareSampler
 from blt_jax.data.plan import BatchPlan
-from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
+from blt_jax.data.sampler import GammaBalancedSampler, Sampler, ShuffledSampler
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
@@ -49,8 +51,7 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
     seed = _stage_seed(config.seed, name)
     hallucination = config.hallucination
     tail_classes = tail(config, setup.dataset.class_counts)
-    balanced = name == "stage2"
-    hallucinates = balanced and hallucination.enabled
+    hallucinates = name == "stage2" and hallucination.enabled
     if hallucinates and not tail_classes.any():
         raise ConfigError(
             f"no class is a tail class under config.tail.rule {config.tail.rule!r}, "
@@ -58,16 +59,9 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
             f"{setup.dataset.class_counts.min()} images. Use rule 'quantile' or "
             "'fraction', another value, or config.hallucination.enabled=False"
         )
-    sampler = (
-        GammaBalancedSampler(labels, gamma=config.sampler.gamma, seed=seed)
-        if balanced
-        else ShuffledSampler(
-            len(labels), per_epoch=per_epoch * config.batch_size, seed=seed
-        )
-    )
     return BatchPlan(
         labels,
-        sampler,
+        _sampler(setup, name, per_epoch=per_epoch, seed=seed),
         batch_size=config.batch_size,
         tail_mask=tail_classes,
         tail_fraction=hallucination.tail_fraction if hallucinates else 0.0,
@@ -77,6 +71,19 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
         seed_source=hallucination.seed_source,
         rounding="floor" if config.compat == "released" else "ceil",
     )
+
+
+def _sampler(setup: Setup, name: str, *, per_epoch: int, seed: int) -> Sampler:
+    options, labels = setup.config.sampler, setup.dataset.train.labels
+    kind = options.name if name == "stage2" else "shuffled"
+    if kind == "gamma":
+        return GammaBalancedSampler(labels, gamma=options.gamma, seed=seed)
+    if kind == "class_aware":
+        return ClassAwareSampler(
+            labels, images_per_class=options.images_per_class, seed=seed
+        )
+    items = per_epoch * setup.config.batch_size
+    return ShuffledSampler(len(labels), per_epoch=items, seed=seed)
 
 
 def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
@@ -103,7 +110,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
     train_step = make_train_step(
         model,
         optimizer,
-        losses.get(**config.loss.to_dict()),
+        _loss(config, name),
         mesh=setup.mesh,
         normalisation=setup.normalisation,
         augmentation=Augmentation(**config.augment.to_dict()),
@@ -162,6 +169,13 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
     )
+
+
+def _loss(config: ConfigDict, name: str) -> losses.Loss:
+    """Stage 1 trains "without special long-tail techniques" (Sec. 4.2)."""
+    if name == "stage1":
+        return losses.get("cross_entropy")
+    return losses.get(**config.loss.to_dict())
 
 
 def _hallucination_options(config: ConfigDict) -> HallucinationOptions:
