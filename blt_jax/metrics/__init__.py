@@ -6,11 +6,16 @@ from blt_jax.metrics.accuracy import (
     shot_accuracies,
     top_k_hits,
 )
-from blt_jax.metrics.confusion import confusion_counts, per_class_accuracy
+from blt_jax.metrics.confusion import (
+    confusion_counts,
+    error_by_rank,
+    per_class_accuracy,
+)
 
 __all__ = [
     "absent_classes",
     "confusion_counts",
+    "error_by_rank",
     "group_accuracies",
     "per_class_accuracy",
     "shot_accuracies",

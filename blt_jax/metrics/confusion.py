@@ -31,6 +31,34 @@ def per_class_accuracy(counts: ArrayLike) -> np.ndarray:
     return divide_or_nan(np.diagonal(counts), counts.sum(axis=1))
 
 
+def error_by_rank(counts: ArrayLike, tail: ArrayLike) -> np.ndarray:
+    """Average error of the tail classes by rank of the mistaken class (Fig. 5d).
+
+    Of each tail class: the parts of its examples that each other class took, largest
+    first; averaged over the tail classes rank by rank. The sum is 1 - tail accuracy.
+
+    counts: [C, C] of `confusion_counts`. tail: [C] bool.
+
+    Returns:
+      [C - 1] float64, never growing; [0] when no tail class has an example.
+
+    Raises:
+      ValueError: the two have different numbers of classes.
+    """
+    counts, tail = np.asarray(counts), np.asarray(tail, bool)
+    if counts.shape != (tail.size, tail.size):
+        raise ValueError(
+            f"the confusion is {list(counts.shape)}, but the tail is of {tail.size}"
+        )
+    chosen = np.flatnonzero(tail & (counts.sum(axis=1) > 0))
+    if not chosen.size:
+        return np.zeros(0)
+    rows = counts[chosen] / counts[chosen].sum(axis=1, keepdims=True)
+    other = np.arange(tail.size)[None] != chosen[:, None]
+    errors = rows[other].reshape(chosen.size, tail.size - 1)
+    return -np.sort(-errors, axis=1).mean(axis=0)
+
+
 def divide_or_nan(parts: ArrayLike, totals: ArrayLike) -> np.ndarray:
     """Divide [C] by [C], giving NaN where the total is 0; float64."""
     parts = np.asarray(parts, np.float64)

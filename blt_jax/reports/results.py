@@ -21,16 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from blt_jax.data.whole_file import write_whole
+from blt_jax.reports.fields import Fields, ResultsError
 
 FILE_NAME = "results.json"
 FORMAT = 1
 ACCURACIES = ("many", "medium", "few", "overall", "micro", "top5")
 GROUPS = ("many", "medium", "few")
 CHECKPOINTS = ("best", "last")
-
-
-class ResultsError(ValueError):
-    """Results that cannot be used; the message says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +85,9 @@ def write_results(
             raise ResultsError(
                 f"{path}: the evaluation of {name} does not name its split"
             )
-        checkpoints[name] = {found["split"]: _evaluation(found, f"{path}: {name}")}
+        checkpoints[name] = {
+            found["split"]: read_evaluation(Fields(found, f"{path}: {name}"))
+        }
     _check_names(path, checkpoints)
     content = {"format": FORMAT, **asdict(Results(arm, checkpoints))}
     write_whole(path, json.dumps(content, indent=2) + "\n")
@@ -114,7 +113,7 @@ def read_results(path: str | Path) -> Results:
     try:
         checkpoints = {
             name: {
-                split: _evaluation(values, f"{path}: {name} on {split}")
+                split: read_evaluation(Fields(values, f"{path}: {name} on {split}"))
                 for split, values in splits.items()
             }
             for name, splits in found["checkpoints"].items()
@@ -138,24 +137,17 @@ def _check_names(path: Path, checkpoints: Mapping[str, Any]) -> None:
             raise ResultsError(f"{path}: unknown checkpoint {name!r}; known: {known}")
 
 
-def _evaluation(values: Mapping[str, Any], where: str) -> Evaluation:
-    """The fields that belong to an evaluation, checked; `where` begins the message."""
-    for key in ("step", "images", *ACCURACIES):
-        if key not in values:
-            raise ResultsError(f"{where}: field {key!r} is missing")
-    for key in ACCURACIES:
-        value = values[key]
-        if value is not None and not 0 <= value <= 1:
-            raise ResultsError(f"{where}: {key} is {value}, which is not in [0, 1]")
-    groups = values.get("group_classes")
-    if groups is not None and set(groups) != set(GROUPS):
-        raise ResultsError(f"{where}: group_classes must name {', '.join(GROUPS)}")
-    return Evaluation(
-        step=values["step"],
-        images=values["images"],
-        **{key: values[key] for key in ACCURACIES},
-        group_classes=None if groups is None else dict(groups),
-    )
+def read_evaluation(fields: Fields) -> Evaluation:
+    """The fields that belong to an evaluation, checked; others are left alone."""
+    step, images = fields.count("step"), fields.count("images")
+    accuracies = {key: fields.share(key) for key in ACCURACIES}
+    groups = None
+    if fields.values.get("group_classes") is not None:
+        found = fields.inside("group_classes")
+        if set(found.values) != set(GROUPS):
+            raise fields.wrong("group_classes", f"must name {', '.join(GROUPS)}")
+        groups = {name: found.count(name) for name in GROUPS}
+    return Evaluation(step=step, images=images, **accuracies, group_classes=groups)
 
 
 def print_accuracies(name: str, split: str, result: dict[str, Any]) -> None:
