@@ -33,11 +33,17 @@ class ConfigError(ValueError):
         super().__init__(shown if len(shown) <= 1500 else f"{shown[:1497]}...")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    changes: Mapping[str, Any] | None = None,
+) -> ConfigDict:
     """Defaults, changed by a file, changed by `--config.a.b=value` arguments.
 
-    Raises ConfigError for an unreadable file, an unknown field (naming the nearest)
-    or a value of the wrong type.
+    changes: values by dotted name of a field, made between the two. Raises ConfigError
+    for an unreadable file, an unknown field (naming the nearest) or a value of the
+    wrong type.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,6 +57,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise ConfigError(f"{path}: no function get_config() in it")
     config = default_config()
     _merge(config, module.get_config(), str(path), "")
+    config.update_from_flattened_dict(
+        {known_field(name): value for name, value in (changes or {}).items()}
+    )
     return override(config, overrides)
 
 
@@ -79,8 +88,8 @@ def differences(
 
     Those in MAY_CHANGE are among them. Raises ConfigError as `load_config` does.
     """
-    before = _flatten(config_from_dict(saved, "config.json").to_dict())
-    after = _flatten(config.to_dict())
+    before = flatten(config_from_dict(saved, "config.json").to_dict())
+    after = flatten(config.to_dict())
     return [
         (name, before[name], after[name])
         for name in after
@@ -90,7 +99,7 @@ def differences(
 
 def known_field(name: str) -> str:
     """The name itself, if a field has it; raises ConfigError naming the nearest."""
-    fields = list(_flatten(default_config().to_dict()))
+    fields = list(flatten(default_config().to_dict()))
     if name not in fields:
         close = difflib.get_close_matches(name, fields, n=1)
         nearest = f"; did you mean {close[0]!r}?" if close else ""
@@ -214,11 +223,12 @@ def _unknown_override(
     return str(error)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested groups by dotted name."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blt_jax.exit_codes import ExitCode
+from blt_jax.systems import SYSTEMS, system
 from blt_jax.training.workdir import refuse_if_in_use
 
 
@@ -17,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir",
         metavar="FOLDER",
         help="where checkpoints, logs and results go; the same folder resumes",
+    )
+    parser.add_argument(
+        "--system",
+        metavar="NAME",
+        help=f"what stage 2 is made of, whatever the file says: {', '.join(SYSTEMS)}",
     )
     parser.add_argument(
         "--smoke",
@@ -54,7 +60,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.training.interruption import InterruptionError
     from blt_jax.training.programs import keep_programs
 
-    config = load_config(arguments.config, overrides)
+    changes = system(arguments.system).overrides if arguments.system else {}
+    config = load_config(arguments.config, overrides, changes=changes)
     if arguments.distributed:
         _join_processes()
     keep_programs()

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -40,11 +40,16 @@ CLASS_MAP = "class_map.json"
 
 
 def train(
-    config: ConfigDict, workdir: Path, *, allow_change: Sequence[str] = ()
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    allow_change: Sequence[str] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> Setup:
     """Train all stages in order; finished ones are skipped, the same call resumes.
 
     allow_change: fields that are meant to differ from what the run was begun with.
+    stop: asked after every step, by one process alone: whether to stop as by a signal.
 
     Returns what the stages shared. Raises ValueError (ConfigError, CheckpointError) and
     OSError (InUseError, NotSavedError, WorkerError), in one line, for what a person can
@@ -67,7 +72,7 @@ def train(
             for name, plan in plans.items():
                 stage = make_stage(setup, name, plan)
                 stage = dataclasses.replace(stage, changes=changes)
-                train_stage(stage, request.reached)
+                train_stage(stage, lambda step: request.reached(step) or stop())
     return setup
 
 
