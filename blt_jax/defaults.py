@@ -89,8 +89,26 @@ def default_config() -> ConfigDict:
     config.model.dtype = "auto"
 
     config.loss = ConfigDict()
-    config.loss.name = "cross_entropy"  # or large_margin_softmax
-    config.loss.margin = 1  # m of the large-margin softmax
+    # Or large_margin_softmax, additive_margin_softmax, focal, sigmoid_cross_entropy,
+    # sigmoid_focal; of stage 2.
+    config.loss.name = "cross_entropy"
+    # m of the large-margin softmax, 1 to 4; of the additive, a cosine below 1.
+    config.loss.margin = 1.0
+    # Large-margin softmax: its lambda is max(floor, start / (1 + decay * step)).
+    config.loss.annealing_start = 0.0
+    config.loss.annealing_decay = 0.0
+    config.loss.annealing_floor = 0.0
+    config.loss.focus = 2.0  # gamma of the focal losses
+    config.loss.class_weights = "none"  # or effective_number
+    config.loss.effective_beta = 0.999  # weight ~ (1 - beta) / (1 - beta^n)
+    # Of the whole batch, added to the mean: none, lifted_structure or range. They
+    # need several images of a class: sampler.name "class_aware".
+    config.loss.batch = "none"
+    config.loss.batch_weight = 1.0
+    config.loss.lifted_margin = 1.0  # a distance of features
+    config.loss.range_margin = 100.0  # a squared distance of features
+    config.loss.range_intra = 1e-4  # weight of the widest ranges of the classes
+    config.loss.range_inter = 1e-4  # weight of the nearest centres
 
     config.hallucination = ConfigDict()
     config.hallucination.enabled = True  # False: the balanced baseline

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from flax import nnx
 
 from blt_jax import losses
-from blt_jax.losses.large_margin_softmax import psi
+from blt_jax.losses.large_margin_softmax import annealing_schedule, psi
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
 
 
@@ -129,6 +131,32 @@ def test_gradients_are_finite_where_the_cosine_is_one(margin):
     assert jax.grad(psi)(1.0, margin) == pytest.approx(margin**2)
 
 
+def test_annealing_of_a_few_steps():
+    # 1000 / (1 + step / 8): 1000, 1000 / 2, 1000 / 126, 1000 / 1001 = 0.999 < 5.
+    schedule = annealing_schedule(1000.0, 0.125, 5.0)
+    steps = jnp.array([0, 8, 1000, 8000])
+    np.testing.assert_allclose(
+        jax.vmap(schedule)(steps), [1000.0, 500.0, 1000 / 126, 5.0], rtol=1e-6
+    )
+    # Its floor alone is a constant, and nothing at all is the loss without it.
+    np.testing.assert_array_equal(annealing_schedule(0.0, 0.0, 3.0)(steps[3]), 3.0)
+    output = head_output()
+    get = partial(losses.get, "large_margin_softmax", margin=4)
+    annealed = get(annealing=(1000.0, 0.125, 5.0))
+    for step, weight in ((0, 1000.0), (8, 500.0), (8000, 5.0)):
+        expected = losses.large_margin_softmax(
+            output, LABELS, margin=4, annealing=weight
+        )
+        np.testing.assert_allclose(
+            annealed(output, LABELS, jnp.asarray(step)), expected, rtol=1e-6
+        )
+    assert losses.cross_entropy(output, LABELS)[1] < expected[1]
+    np.testing.assert_array_equal(
+        get()(output, LABELS, jnp.asarray(0)),
+        losses.large_margin_softmax(output, LABELS, margin=4),
+    )
+
+
 def test_annealing_may_be_traced():
     output = head_output()
     traced = jax.jit(
@@ -144,25 +172,50 @@ def test_annealing_may_be_traced():
 
 def test_get_gives_the_loss_with_its_margin():
     output = head_output()
-    np.testing.assert_array_equal(
-        losses.get("large_margin_softmax", margin=3)(output, LABELS),
-        losses.large_margin_softmax(output, LABELS, margin=3),
-    )
-    assert losses.get("cross_entropy") is losses.cross_entropy
+    settings = {
+        "cross_entropy": {},
+        "large_margin_softmax": {"margin": 3},
+        "additive_margin_softmax": {"margin": 0.25},
+        "focal": {"focus": 0.5},
+        "sigmoid_cross_entropy": {},
+        "sigmoid_focal": {"focus": 3.0},
+    }
+    assert set(settings) == set(losses.LOSSES)
+    for name, setting in settings.items():
+        np.testing.assert_array_equal(
+            losses.get(name, **setting)(output, LABELS, jnp.asarray(7)),
+            losses.LOSSES[name](output, LABELS, **setting),
+        )
 
 
 @pytest.mark.parametrize(
-    "name, margin, message",
+    "name, settings, message",
     [
-        ("crossentropy", 1, "choose one of: cross_entropy, large_margin_softmax"),
-        ("large_margin", 1, "choose one of: large_margin_softmax, cross_entropy"),
-        ("large_margin_softmax", 5, "known: 1, 2, 3, 4"),
-        ("cross_entropy", 2, "has no margin"),
+        ("crossentropy", {}, "choose one of: cross_entropy, "),
+        ("large_margin", {}, "choose one of: large_margin_softmax, "),
+        ("large_margin_softmax", {"margin": 5.0}, "known: 1, 2, 3, 4"),
+        ("large_margin_softmax", {"margin": 1.5}, "known: 1, 2, 3, 4"),
+        ("additive_margin_softmax", {}, "loss.margin is 1.0; it must be a cosine"),
+        ("additive_margin_softmax", {"margin": -0.1}, "at least 0 and below 1"),
+        ("cross_entropy", {"margin": 2.0}, "has no margin"),
+        ("focal", {"margin": 0.5}, "has no margin"),
+        ("focal", {"focus": -1.0}, "loss.focus is -1.0"),
+        ("focal", {"focus": float("nan")}, "loss.focus is nan"),
+        ("focal", {"annealing": (9.0, 1.0, 0.0)}, "focal has no annealing"),
+        ("large_margin_softmax", {"annealing": (9.0, -1.0, 0.0)}, "annealing_decay"),
+        ("focal", {"class_weights": "effective"}, "loss.class_weights: unknown"),
+        (
+            "focal",
+            {"class_weights": "effective_number", "effective_beta": 1.0},
+            "loss.effective_beta is 1.0",
+        ),
+        ("focal", {"class_weights": "effective_number"}, "needs class counts"),
     ],
 )
-def test_get_refuses(name, margin, message):
-    with pytest.raises(ValueError, match=message):
-        losses.get(name, margin=margin)
+def test_get_refuses(name, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        losses.get(name, **settings)
+    assert "\n" not in str(error.value)
 
 
 def test_large_margin_refuses_another_margin():

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from blt_jax.config import override
 from blt_jax.data.class_aware import ClassAwareSampler
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 from blt_jax.defaults import default_config
+from blt_jax.models.heads import HeadOutput
 from blt_jax.training import stages
 from blt_jax.training.setup import prepare
 
@@ -48,9 +51,46 @@ def test_the_sampler_is_that_of_stage_2(name: str, kind: type, tmp_path: Path) -
     assert (name == "class_aware") == (len(set(counts)) == 1)  # 96 of 6 classes
 
 
-def test_stage_1_has_no_long_tail_technique() -> None:
-    config = config_with(
-        "--config.loss.name=large_margin_softmax", "--config.loss.margin=2"
+def test_stage_1_has_no_long_tail_technique(tmp_path: Path) -> None:
+    changed = (
+        "--config.loss.name=large_margin_softmax",
+        "--config.loss.margin=2",
+        "--config.loss.class_weights=effective_number",
+        "--config.loss.batch=range",
     )
-    assert stages._loss(config, "stage1") is losses.cross_entropy
-    assert stages._loss(config, "stage2") is not losses.cross_entropy
+    setup = prepare(config_with(*changed), tmp_path)
+    rng = np.random.default_rng(0)
+    cosine = rng.uniform(-1, 1, (6, 6)).astype(np.float32)
+    output = HeadOutput(*map(jnp.asarray, (4 * cosine, cosine, 4 * cosine**0, cosine)))
+    labels, step = jnp.arange(6), jnp.asarray(0)
+    plain = np.asarray(losses.cross_entropy(output, labels))
+    first, none = stages._losses(setup, "stage1")
+    second, batch_loss = stages._losses(setup, "stage2")
+    np.testing.assert_array_equal(first(output, labels, step), plain)
+    assert none is None and batch_loss is not None
+    weights = losses.effective_number_weights(setup.dataset.class_counts, beta=0.999)
+    large = losses.large_margin_softmax(output, labels, margin=2)
+    np.testing.assert_allclose(second(output, labels, step), weights * large, rtol=1e-6)
+
+
+def test_a_loss_that_does_not_exist_is_refused_before_stage_1(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown name 'lifted'"):
+        prepare(config_with("--config.loss.name=lifted"), tmp_path)
+
+
+@pytest.mark.parametrize("head", ["linear", "squashing_cosine"])
+@pytest.mark.parametrize("loss", ["sigmoid_focal", "focal"])
+def test_sigmoids_of_a_linear_head_start_at_1_in_c(
+    loss: str, head: str, tmp_path: Path
+) -> None:
+    changed = [f"--config.loss.name={loss}", f"--config.model.head={head}"]
+    setup = prepare(config_with(*changed), tmp_path)
+    params, _ = setup.model.init(jax.random.key(0))
+    started = stages._start_from_prior(setup, params)
+    if (loss, head) != ("sigmoid_focal", "linear"):
+        assert started is params
+        return
+    assert started["head"]["kernel"] is params["head"]["kernel"]
+    np.testing.assert_allclose(
+        jax.nn.sigmoid(started["head"]["bias"]), np.full(6, 1 / 6)
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from blt_jax import losses
 from blt_jax.data.plan import Plan, slot_layout
 from blt_jax.hallucination.targets import (
     confusion_pools,
@@ -16,7 +17,6 @@ from blt_jax.hallucination.targets import (
     draw_thresholds,
     empty_confusion,
 )
-from blt_jax.losses import cross_entropy
 from blt_jax.models.convolution import convolution
 from blt_jax.models.heads import HeadOutput
 from blt_jax.training.append import HallucinationOptions
@@ -27,6 +27,7 @@ from blt_jax.training.not_finite import PARTS, not_finite
 from blt_jax.training.state import create_state
 from blt_jax.training.step import make_train_step
 
+CROSS_ENTROPY = losses.get("cross_entropy")
 CLASSES, SIZE, BATCH = 4, 8, 16
 TAIL = (2, 3)  # every row of these classes is a seed
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -125,7 +126,7 @@ class Run:
         hallucination=OPTIONS,
         dtype="float32",
         optimizer=None,
-        loss_fn=cross_entropy,
+        loss_fn=CROSS_ENTROPY,
         **options,
     ):
         self.mesh = make_mesh(devices)
@@ -348,10 +349,10 @@ def test_targets_and_thresholds_do_not_depend_on_the_devices():
         np.testing.assert_array_equal(mine, theirs)
 
 
-def nan_for_no_class(output, labels):
+def nan_for_no_class(output, labels, step):
     """Cross-entropy that is NaN, with its gradient, for a poisoned batch."""
     factor = jnp.where(labels < CLASSES, 1, jnp.nan)
-    return factor * cross_entropy(output, labels % CLASSES)
+    return factor * losses.cross_entropy(output, labels % CLASSES)
 
 
 def bad_parts(sums):
@@ -374,25 +375,25 @@ def test_every_leaf_of_every_part_is_looked_at(value):
     ("part", "optimizer", "loss_fn"),
     [
         # Adds a constant without a gradient.
-        ("loss", optax.sgd(0.1), lambda o, y: cross_entropy(o, y) + jnp.inf),
+        ("loss", optax.sgd(0.1), lambda *a: CROSS_ENTROPY(*a) + jnp.inf),
         # The root's slope at 0 is infinite; 0 times it is NaN.
         (
             "gradients",
             optax.set_to_zero(),
-            lambda o, y: cross_entropy(o, y) + jnp.sqrt(0 * o.logits[:, 0]),
+            lambda o, *a: CROSS_ENTROPY(o, *a) + jnp.sqrt(0 * o.logits[:, 0]),
         ),
         ("parameters", optax.chain(optax.scale(1e38), optax.scale(1e38)), None),
         # A square of 1e50 is infinite; Adam divides by its root, and moves nothing.
         (
             "optimizer state",
             optax.adam(0.1),
-            lambda o, y: 1e25 * cross_entropy(o, y),
+            lambda *a: 1e25 * CROSS_ENTROPY(*a),
         ),
     ],
     ids=["loss", "gradients", "parameters", "optimizer state"],
 )
 def test_what_alone_is_not_finite_is_named(part, optimizer, loss_fn):
-    run = Run(2, optimizer=optimizer, loss_fn=loss_fn or cross_entropy)
+    run = Run(2, optimizer=optimizer, loss_fn=loss_fn or CROSS_ENTROPY)
     sums = run(0, slots=0, seeds=False)
     assert np.isfinite(sums["loss"]) == (part != "loss")
     assert bad_parts(sums) == [part]

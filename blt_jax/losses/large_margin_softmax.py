@@ -1,6 +1,7 @@
 """Large-margin softmax, the paper's loss (Sec. 3.3), after Liu et al. 2016."""
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -46,7 +47,8 @@ def large_margin_softmax(
       output: logits, cosine [n, C] and scale [n, 1] or [n, C] of a head.
       labels: [n] int in [0, C); a label outside gives NaN.
       margin: m, 1 to 4; static.
-      annealing: lambda >= 0; large at first, then lowered, it eases the start.
+      annealing: lambda >= 0; large at first, then lowered, it eases the start; see
+        `annealing_schedule`.
 
     Returns:
       [n], at least float32.
@@ -68,6 +70,22 @@ def large_margin_softmax(
     is_label = jnp.arange(output.logits.shape[1])[None, :] == labels[:, None]
     logits = output.logits.astype(dtype)
     return negative_log_softmax(logits + is_label * change[:, None], labels)
+
+
+def annealing_schedule(
+    start: float, decay: float, floor: float
+) -> Callable[[jax.Array], jax.Array]:
+    """Lambda as a function of the step: max(floor, start / (1 + decay * step)).
+
+    As Liu et al. 2016 (Sec. 4.2) begin with a large lambda, near to cross-entropy,
+    and lower it to a small one.
+    """
+
+    def annealing(step: jax.Array) -> jax.Array:
+        # A step times a Python float is float32: exact to 2^24 steps.
+        return jnp.maximum(start / (1 + decay * step), floor)
+
+    return annealing
 
 
 def psi(cosine: jax.Array, margin: int) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blt_jax import losses
 from blt_jax.config import ConfigError
 from blt_jax.data.datasets import Dataset, Split, load_dataset
 from blt_jax.data.pipeline import batches, eval_dataset
@@ -64,6 +65,7 @@ def prepare(
             val=dataset.val.head(max_images),
             test=dataset.test.head(max_images),
         )
+    make_losses(config, dataset.class_counts)  # refused before stage 1 is trained
     model = build_model(model_spec(config, dataset.num_classes))
     normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std))
     return Setup(
@@ -102,6 +104,38 @@ def read_dataset(config: ConfigDict, class_map: Sequence[str] | None = None) -> 
 def model_spec(config: ConfigDict, num_classes: int) -> ModelSpec:
     """The configured network for a number of classes."""
     return ModelSpec(num_classes=num_classes, **config.model.to_dict())
+
+
+def make_losses(
+    config: ConfigDict, class_counts: np.ndarray
+) -> tuple[losses.Loss, losses.BatchLoss | None]:
+    """The configured loss of images and loss of batches; [C] training images a class.
+
+    Raises ValueError for a name or setting that does not exist.
+    """
+    options = config.loss
+    loss = losses.get(
+        options.name,
+        margin=options.margin,
+        annealing=(
+            options.annealing_start,
+            options.annealing_decay,
+            options.annealing_floor,
+        ),
+        focus=options.focus,
+        class_weights=options.class_weights,
+        effective_beta=options.effective_beta,
+        class_counts=class_counts,
+    )
+    batch_loss = losses.get_batch(
+        options.batch,
+        weight=options.batch_weight,
+        lifted_margin=options.lifted_margin,
+        range_margin=options.range_margin,
+        range_intra=options.range_intra,
+        range_inter=options.range_inter,
+    )
+    return loss, batch_loss
 
 
 def image_dtype(model: Model) -> Any:

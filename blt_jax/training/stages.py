@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,6 +29,7 @@ from blt_jax.training.setup import (
     Setup,
     evaluate_split,
     image_dtype,
+    make_losses,
     model_meta,
     never_confused,
     score,
@@ -107,14 +109,16 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         **config.optimizer.to_dict(),
     )
     root = jax.random.key(_stage_seed(config.seed, name) % 2**32)
+    loss, batch_loss = _losses(setup, name)
     train_step = make_train_step(
         model,
         optimizer,
-        _loss(config, name),
+        loss,
         mesh=setup.mesh,
         normalisation=setup.normalisation,
         augmentation=Augmentation(**config.augment.to_dict()),
         hallucination=_hallucination_options(config) if plan.widths else None,
+        batch_loss=batch_loss,
         dtype=image_dtype(model),
         divide_by_all=config.compat == "released",
         skip_not_finite=config.skip_not_finite > 0,
@@ -129,6 +133,8 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
 
     def initial_state() -> TrainState:
         params, batch_stats = model.init(initial_key(root))
+        if name == "stage2":
+            params = _start_from_prior(setup, params)
         source = _stage1_source(setup) if name == "stage2" else None
         if source is not None:
             params, batch_stats = _take_backbone(source, params, batch_stats)
@@ -171,11 +177,21 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
     )
 
 
-def _loss(config: ConfigDict, name: str) -> losses.Loss:
+def _losses(setup: Setup, name: str) -> tuple[losses.Loss, losses.BatchLoss | None]:
     """Stage 1 trains "without special long-tail techniques" (Sec. 4.2)."""
     if name == "stage1":
-        return losses.get("cross_entropy")
-    return losses.get(**config.loss.to_dict())
+        return losses.get("cross_entropy"), None
+    return make_losses(setup.config, setup.dataset.class_counts)
+
+
+def _start_from_prior(setup: Setup, params: dict[str, Any]) -> dict[str, Any]:
+    """Under a sigmoid loss every class of a linear head starts at 1 / C."""
+    config = setup.config
+    if config.loss.name not in losses.SIGMOID or config.model.head != "linear":
+        return params
+    head = params["head"]
+    bias = jnp.full_like(head["bias"], losses.prior_bias(setup.dataset.num_classes))
+    return {**params, "head": {**head, "bias": bias}}
 
 
 def _hallucination_options(config: ConfigDict) -> HallucinationOptions:

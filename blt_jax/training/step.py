@@ -29,6 +29,7 @@ from blt_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 LossFn = Callable[..., jax.Array]
+BatchLossFn = Callable[..., jax.Array]
 
 
 def make_train_step(
@@ -40,6 +41,7 @@ def make_train_step(
     normalisation: Normalisation,
     augmentation: Augmentation,
     hallucination: HallucinationOptions | None,
+    batch_loss: BatchLossFn | None = None,
     dtype: Any = jnp.float32,
     divide_by_all: bool = False,
     skip_not_finite: bool = False,
@@ -49,12 +51,15 @@ def make_train_step(
     Args:
       model: the classifier's pure functions.
       optimizer: optax transformation over the whole parameter tree.
-      loss_fn: (head output, labels [n]) -> [n] losses.
+      loss_fn: (head output, labels [n], step []) -> [n] losses.
       mesh: devices; batch rows and slots are split over its axis "data".
       normalisation: of pixels; step sizes are in these units.
       augmentation: what is changed on the device.
       hallucination: None for the balanced baseline. A batch without slots takes
         the same path, and its program holds no ascent at all.
+      batch_loss: (features [n, F], labels [n], counted [n] bool or None, params)
+        -> [], added to the sum of the others after its division. Of rows that are not
+        counted the features mean nothing. None: there is none.
       dtype: of the images.
       divide_by_all: mean over B + n images, as the released code does; otherwise
         the sum is divided by B alone (Eq. 3).
@@ -69,7 +74,8 @@ def make_train_step(
           each K;
         confusion: pools of the latest validation's predictions;
         key: the stage's root key;
-      to the next state and a dict of sums over the batch (`loss` is Eq. 3 itself;
+      to the next state and a dict of sums over the batch (`loss` is Eq. 3 itself,
+      with the loss of the batch;
       `not_finite` says what is NaN or infinite, a bit for each of PARTS there).
     """
     append = hallucination and make_append(
@@ -103,13 +109,16 @@ def make_train_step(
             output, new_stats = model.apply_train(
                 params, batch_stats, rows.images, counted
             )
-            losses = loss_fn(output, rows.labels)
+            losses = loss_fn(output, rows.labels, step)
             if counted is not None:
                 # A padded slot may hold anything; zero times NaN would be NaN.
                 losses = jnp.where(counted, rows.weights * losses, 0)
             divisor = sums["trained"] if divide_by_all else batch_size
+            total = jnp.sum(losses) / divisor
+            if batch_loss is not None:
+                total += batch_loss(output.features, rows.labels, counted, params)
             hits = jnp.argmax(output.logits, axis=-1) == rows.labels
-            return jnp.sum(losses) / divisor, (new_stats, hits)
+            return total, (new_stats, hits)
 
         sums["trained"] = jnp.sum(rows.weights > 0)
         (loss, (new_stats, hits)), gradients = jax.value_and_grad(
