@@ -114,10 +114,10 @@ def make_train_step(
                 # A padded slot may hold anything; zero times NaN would be NaN.
                 losses = jnp.where(counted, rows.weights * losses, 0)
             divisor = sums["trained"] if divide_by_all else batch_size
+            hits = jnp.argmax(output.logits, axis=-1) == rows.labels
             total = jnp.sum(losses) / divisor
             if batch_loss is not None:
                 total += batch_loss(output.features, rows.labels, counted, params)
-            hits = jnp.argmax(output.logits, axis=-1) == rows.labels
             return total, (new_stats, hits)
 
         sums["trained"] = jnp.sum(rows.weights > 0)
