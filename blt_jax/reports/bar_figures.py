@@ -34,6 +34,7 @@ from blt_jax.reports.seeds import Spread, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+_POINTS_UP_TO = 6  # arms; the bars of more are too narrow for points of single seeds
 
 
 def draw_arms(
@@ -54,21 +55,22 @@ def draw_arms(
         raise ResultsError(f"no arm has an accuracy of {', '.join(groups)} on {split}")
     with style():
         width = COLUMN_WIDTH if len(arms) * len(shown) <= 24 else PAGE_WIDTH
-        figure, (axes,) = new_figure(width=width, height=2.3)
+        figure, (axes,) = new_figure(width=width, height=2.0)
         for number, arm in enumerate(arms):
             _bars(axes, arm, [spreads[arm][g] for g in shown], number, len(arms))
         axes.set_xticks(range(len(shown)), [group_label(g) for g in shown])
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("Accuracy (%)")
         axes.set_ylim(bottom=0)
-        add_legend(figure, *axes.get_legend_handles_labels())
+        add_legend(figure, axes)
     numbers = {
         arm: {group: spread.numbers() for group, spread in by_group.items()}
         for arm, by_group in spreads.items()
     }
+    seeds = seeds_words(arms, points=len(arms) <= _POINTS_UP_TO)
     return Drawing(
         figure,
-        f"{group_words(shown)} on {split}, {seeds_words(arms)}.",
+        f"{group_words(shown)} on {split}, {seeds}.",
         {"checkpoint": checkpoint, "split": split, "arms": numbers},
     )
 
@@ -113,13 +115,13 @@ def draw_gains(
         for name, mask in masks.items()
     }
     with style():
-        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.1)
+        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=1.9)
         _gain_steps(axes, mean, {n: m[order] for n, m in masks.items()}, averages)
         axes.axhline(0, color=BLACK, linewidth=0.7)
         axes.set_xlim(0, len(mean))
         axes.set_xlabel(f"Class, by training images ({counts.max()} to {counts.min()})")
         axes.set_ylabel(f"Gain over {second}\n(percentage points)")
-        add_legend(figure, *axes.get_legend_handles_labels())
+        add_legend(figure, axes, title="Average gain (percentage points)")
     return Drawing(
         figure,
         f"Accuracy on {split} of {first} less that of {second} for each class; in the "
@@ -162,8 +164,8 @@ def _bars(
         label=arm,
     )
     for place, spread in zip(places, spreads, strict=True):
-        if spread.n > 1:
-            scatter_seeds(axes, [place] * spread.n, spread)
+        if spread.n > 1 and of <= _POINTS_UP_TO:
+            scatter_seeds(axes, [place + 0.24 * width] * spread.n, spread)
 
 
 def _gain_steps(
@@ -184,7 +186,7 @@ def _gain_steps(
             np.arange(begin, end + 1),
             fill=True,
             color=SHOT_LOOKS[name].colour,
-            label=f"{group_label(name)} {signed(100 * average)}",
+            label=f"{name.capitalize()}-shot {signed(100 * average)}",
         )
         if end < len(gains):
             axes.axvline(end, color=GREY, linewidth=0.7, linestyle=":")

@@ -6,7 +6,7 @@ apart; markers, dashes and hatches differ too, so that figures can be read in gr
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +61,10 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.columnspacing": 1.2,
+    "legend.title_fontsize": 7,
+    "legend.handlelength": 1.7,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.0,
     "legend.borderaxespad": 0.2,
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
@@ -131,17 +133,26 @@ def new_figure(
     return figure, list(axes.flat)
 
 
-def add_legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A legend above the axes, in as many columns as its words leave room for."""
-    letters = figure.get_figwidth() * 16.5  # of 7 points, in the width of the figure
-    columns = int(letters // (max(map(len, labels)) + 6))
-    columns = max(1, min(columns, len(labels)))
-    lines = -(-len(labels) // columns)
+def add_legend(figure: "Figure", axes: "Axes", *, title: str | None = None) -> None:
+    """A legend of the axes' series above them; the figure grows by its lines.
+
+    As many columns as the width has room for, filled evenly.
+    """
+    from matplotlib.textpath import TextPath
+
+    handles, labels = axes.get_legend_handles_labels()
+    size = 7.0
+    widths = [TextPath((0, 0), text, size=size).get_extents().width for text in labels]
+    room = 72 * figure.get_figwidth() - 8
+    for columns in range(len(labels), 0, -1):
+        lines = -(-len(labels) // columns)
+        starts = range(0, len(labels), lines)  # columns are filled from the top
+        widest = [max(widths[start : start + lines]) for start in starts]
+        if sum(widest) + 3.3 * size * len(widest) <= room:
+            break
+    figure.set_figheight(figure.get_figheight() + 0.15 * (lines + bool(title)))
     figure.legend(
-        list(handles),
-        list(labels),
-        loc="outside upper center",
-        ncols=-(-len(labels) // lines),
+        handles, labels, loc="outside upper center", ncols=len(widest), title=title
     )
 
 

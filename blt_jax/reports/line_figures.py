@@ -13,11 +13,13 @@ from blt_jax.reports.figure_parts import (
     group_label,
     group_words,
     percent,
+    round_log_ticks,
     scatter_seeds,
     seeds_words,
 )
 from blt_jax.reports.figure_style import (
     COLUMN_WIDTH,
+    PAGE_WIDTH,
     SHOT_LOOKS,
     Drawing,
     Look,
@@ -61,17 +63,17 @@ def draw_sweep(
     columns = {g: [by_group[g] for by_group in spreads.values()] for g in groups}
     shown = [g for g in groups if any(s.n for s in columns[g])]
     with style():
-        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.3)
+        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.1)
         for group in shown:
             _line(axes, group_label(group), values, columns[group], SHOT_LOOKS[group])
         axes.set_xlabel(label or field)
         axes.set_ylabel("Accuracy (%)")
         axes.set_xticks(values, [f"{value:g}" for value in values])
-        add_legend(figure, *axes.get_legend_handles_labels())
+        add_legend(figure, axes)
     return Drawing(
         figure,
         f"{group_words(shown)} on {split} against {field}; "
-        f"{seeds_words({str(v): found for v, found in by_value.items()})}.",
+        f"{seeds_words({str(v): f for v, f in by_value.items()}, points=True)}.",
         {
             "checkpoint": checkpoint,
             "split": split,
@@ -101,28 +103,34 @@ def draw_batch_sizes(
         everything |= named
         rows = accuracies(named, groups, checkpoint=checkpoint, split=split)
         spreads[arm] = dict(zip(split_up, rows.values(), strict=True))
+    shown = [
+        group
+        for group in groups
+        if any(s[group].n for by_size in spreads.values() for s in by_size.values())
+    ]
     sizes = sorted({size for by_size in spreads.values() for size in by_size})
     with style():
-        lines = -(-len(groups) // 2)
-        height = 0.4 + 1.25 * lines
+        lines = -(-len(shown) // 2)
+        height = 0.3 + 1.2 * lines
         figure, panels = new_figure(lines, 2, width=COLUMN_WIDTH, height=height)
-        for axes, group in zip(panels, groups, strict=False):
+        for axes, group in zip(panels, shown, strict=False):
             for number, (arm, by_size) in enumerate(spreads.items()):
                 column = [s[group] for s in by_size.values()]
                 _line(axes, arm, list(by_size), column, look(number))
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.minorticks_off()
+            axes.margins(x=0.08)
             axes.set_title(group_label(group))
-        for axes in panels[len(groups) :]:
+        for axes in panels[len(shown) :]:
             axes.set_axis_off()
         figure.supxlabel("Batch size (images)", fontsize=8)
         figure.supylabel("Accuracy (%)", fontsize=8)
-        add_legend(figure, *panels[0].get_legend_handles_labels())
+        add_legend(figure, panels[0])
     return Drawing(
         figure,
-        f"{group_words(groups)} on {split} against the batch size; "
-        f"{seeds_words(everything)}.",
+        f"{group_words(shown)} on {split} against the batch size; "
+        f"{seeds_words(everything, points=True)}.",
         {
             "checkpoint": checkpoint,
             "split": split,
@@ -156,7 +164,8 @@ def draw_error_against_rank(
     if not any(curves.values()):
         raise ResultsError(f"no arm has errors of tail classes on {split} to rank")
     with style():
-        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.3)
+        width = COLUMN_WIDTH if len(arms) <= 6 else PAGE_WIDTH
+        figure, (axes,) = new_figure(width=width, height=2.1)
         for number, (arm, curve) in enumerate(curves.items()):
             if curve:
                 places = list(range(1, len(curve) + 1))
@@ -164,12 +173,12 @@ def draw_error_against_rank(
         axes.set_xlabel("Rank of the mistaken class (1: most confused)")
         axes.set_ylabel("Average error of\ntail classes (%)")
         axes.set_ylim(bottom=0)
-        axes.locator_params(axis="x", integer=True)
-        add_legend(figure, *axes.get_legend_handles_labels())
+        round_log_ticks(axes)
+        add_legend(figure, axes)
     return Drawing(
         figure,
         f"Average error of the tail classes on {split} against the rank of the class "
-        f"mistaken for them, {seeds_words(arms).split(';')[0]} as a band.",
+        f"mistaken for them, {seeds_words(arms)}.",
         {
             "checkpoint": checkpoint,
             "split": split,

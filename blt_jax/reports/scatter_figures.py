@@ -11,18 +11,20 @@ from blt_jax.reports.figure_parts import (
     accuracies,
     group_label,
     percent,
-    place_names,
+    round_log_ticks,
     seeds_words,
 )
 from blt_jax.reports.figure_style import (
     COLUMN_WIDTH,
     GREY,
+    PAGE_WIDTH,
     Drawing,
     add_legend,
     look,
     new_figure,
     style,
 )
+from blt_jax.reports.name_places import place_names
 from blt_jax.reports.records import Record
 from blt_jax.reports.seeds import Spread, over_seeds
 
@@ -54,7 +56,7 @@ def draw_accuracy_against_flops(
             for name, row in zip(by_backbone, found.values(), strict=True)
         }
     with style():
-        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.4)
+        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.2)
         for number, (arm, by_name) in enumerate(spreads.items()):
             appearance = look(number)
             axes.errorbar(
@@ -68,26 +70,16 @@ def draw_accuracy_against_flops(
                 capsize=2,
                 label=arm,
             )
-        axes.set_xscale("log")
+        round_log_ticks(axes)
         axes.set_xlabel("Forward pass of one image (GFLOP)")
         axes.set_ylabel(f"{group_label(group)} accuracy (%)")
         axes.margins(x=0.12, y=0.15)
-        add_legend(figure, *axes.get_legend_handles_labels())
-        heights = {
-            name: max(s[name].mean or 0.0 for s in spreads.values() if name in s)
-            for name in flops
-        }
-        others = [
-            (flops[n] / 1e9, 100 * (s.mean or 0.0))
-            for by_name in spreads.values()
-            for n, s in by_name.items()
-        ]
-        points = [(flops[name] / 1e9, 100 * heights[name]) for name in flops]
-        place_names(axes, points, list(flops), avoid=others)
+        add_legend(figure, axes)
+        _name_backbones(axes, spreads, flops)
     return Drawing(
         figure,
         f"{group_label(group)} accuracy on {split} against the operations of one "
-        f"image's forward pass, {seeds_words(everything).split(';')[0]}.",
+        f"image's forward pass, {seeds_words(everything)}.",
         {
             "checkpoint": checkpoint,
             "split": split,
@@ -125,24 +117,23 @@ def draw_pareto(
     points = {arm: (_mean(across[arm]), _mean(few[arm])) for arm in shown}
     best = non_dominated(points, less_is_better=cost)
     scale = 1 if cost else 100
+    places = {arm: (scale * x, 100 * y) for arm, (x, y) in points.items()}
+    front = [places[arm] for arm in best]
     with style():
-        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.7)
-        axes.plot(
-            [scale * points[arm][0] for arm in best],
-            [100 * points[arm][1] for arm in best],
-            color=GREY,
-            linewidth=0.9,
-            zorder=1,
-        )
+        width = COLUMN_WIDTH if len(shown) <= 8 else PAGE_WIDTH
+        figure, (axes,) = new_figure(width=width, height=2.6)
+        axes.plot(*zip(*front, strict=True), color=GREY, linewidth=0.9, zorder=1)
+        axes.grid(axis="x")
+        bars = []
         for number, arm in enumerate(shown):
-            _cross(axes, across[arm], few[arm], scale, number)
+            widths = (scale * (across[arm].std or 0), 100 * (few[arm].std or 0))
+            bars += _cross(axes, places[arm], widths, number)
         axes.set_xlabel(
             "Image gradients per trained image" if cost else "Many-shot accuracy (%)"
         )
         axes.set_ylabel("Few-shot accuracy (%)")
         axes.margins(0.12)
-        places = [(scale * points[arm][0], 100 * points[arm][1]) for arm in shown]
-        place_names(axes, places, shown)
+        place_names(axes, list(places.values()), shown, lines=[front, *bars])
     against = (
         "the ascent's image gradients per trained image"
         if cost
@@ -151,7 +142,7 @@ def draw_pareto(
     return Drawing(
         figure,
         f"Few-shot accuracy on {split} against {against}, "
-        f"{seeds_words(arms).split(';')[0]}; the line joins what no other arm beats "
+        f"{seeds_words(arms)}; the line joins what no other arm beats "
         "on both.",
         {
             "checkpoint": checkpoint,
@@ -165,6 +156,27 @@ def draw_pareto(
             "left_out": [arm for arm in arms if arm not in shown],
         },
     )
+
+
+def _name_backbones(
+    axes: "Axes",
+    spreads: Mapping[str, Mapping[str, Spread]],
+    flops: Mapping[str, float],
+) -> None:
+    """Each name once, beside the highest of its points."""
+    highest: dict[str, tuple[float, float]] = {}
+    lines = []
+    for by_name in spreads.values():
+        points = {n: (flops[n] / 1e9, 100 * _mean(s)) for n, s in by_name.items()}
+        lines.append(list(points.values()))
+        lines += [
+            [(points[n][0], points[n][1] + 100 * d) for d in (-s.std, s.std)]
+            for n, s in by_name.items()
+            if s.std
+        ]
+        for name, point in points.items():
+            highest[name] = max(point, highest.get(name, point), key=lambda p: p[1])
+    place_names(axes, list(highest.values()), list(highest), lines=lines)
 
 
 def non_dominated(
@@ -189,15 +201,18 @@ def non_dominated(
 
 
 def _cross(
-    axes: "Axes", across: Spread, upward: Spread, scale: float, number: int
-) -> None:
-    """One arm's point, with the deviations of both its coordinates."""
-    appearance = look(number)
+    axes: "Axes",
+    place: tuple[float, float],
+    widths: tuple[float, float],
+    number: int,
+) -> list[list[tuple[float, float]]]:
+    """One arm's point and the deviations of both its coordinates; returns the lines."""
+    appearance, (x, y), (dx, dy) = look(number), place, widths
     axes.errorbar(
-        [scale * _mean(across)],
-        [100 * _mean(upward)],
-        xerr=None if across.std is None else [scale * across.std],
-        yerr=None if upward.std is None else [100 * upward.std],
+        [x],
+        [y],
+        xerr=[dx] if dx else None,
+        yerr=[dy] if dy else None,
         color=appearance.colour,
         marker=appearance.marker,
         markersize=5,
@@ -207,6 +222,7 @@ def _cross(
         elinewidth=0.7,
         zorder=3,
     )
+    return [[(x - dx, y), (x + dx, y)], [(x, y - dy), (x, y + dy)]]
 
 
 def _flops(record: Record) -> float:
