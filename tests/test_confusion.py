@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from blt_jax.metrics import confusion_counts, per_class_accuracy
+from blt_jax.metrics import confusion_counts, error_by_rank, per_class_accuracy
 
 
 def test_three_classes_by_hand():
@@ -49,3 +49,21 @@ def test_nothing_to_count():
 def test_refuses(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
         confusion_counts(labels, predictions, 3)
+
+
+def test_error_by_rank_by_hand():
+    # Rows of the tail: class 0 errs 1/10, 4/10, 0; class 2 errs 2/4, 0, 1/4.
+    counts = [[5, 1, 4, 0], [9, 1, 0, 0], [2, 0, 1, 1], [0, 0, 0, 7]]
+    errors = error_by_rank(counts, [True, False, True, False])
+    np.testing.assert_allclose(errors, [(0.4 + 0.5) / 2, (0.1 + 0.25) / 2, 0])
+    assert errors.sum() == pytest.approx(1 - (5 / 10 + 1 / 4) / 2)
+
+
+def test_error_by_rank_leaves_out_classes_without_examples():
+    counts = np.zeros((3, 3), int)
+    assert error_by_rank(counts, [True, True, False]).shape == (0,)
+    counts[0] = [1, 3, 0]
+    np.testing.assert_allclose(error_by_rank(counts, [True, True, False]), [0.75, 0])
+    assert error_by_rank(counts, [False] * 3).shape == (0,)
+    with pytest.raises(ValueError, match=r"confusion is \[3, 3\], .* tail is of 2"):
+        error_by_rank(counts, [True, False])

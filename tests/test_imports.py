@@ -63,6 +63,7 @@ OPTIONAL = {
     "simplejpeg",
     "tensorboardX",
     "flatbuffers",
+    "matplotlib",
 }
 
 

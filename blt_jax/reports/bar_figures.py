@@ -16,6 +16,7 @@ from blt_jax.reports.figure_parts import (
     scatter_seeds,
     seeds_words,
     signed,
+    with_values,
 )
 from blt_jax.reports.figure_style import (
     BLACK,
@@ -50,9 +51,7 @@ def draw_arms(
     is left, or a record lacks that checkpoint or split.
     """
     spreads = accuracies(arms, groups, checkpoint=checkpoint, split=split)
-    shown = [g for g in groups if any(s[g].n for s in spreads.values())]
-    if not shown:
-        raise ResultsError(f"no arm has an accuracy of {', '.join(groups)} on {split}")
+    shown = with_values(groups, spreads.values(), split)
     with style():
         width = COLUMN_WIDTH if len(arms) * len(shown) <= 24 else PAGE_WIDTH
         figure, (axes,) = new_figure(width=width, height=2.0)
@@ -62,6 +61,7 @@ def draw_arms(
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("Accuracy (%)")
         axes.set_ylim(bottom=0)
+        axes.margins(x=0.02)
         add_legend(figure, axes)
     numbers = {
         arm: {group: spread.numbers() for group, spread in by_group.items()}
@@ -186,7 +186,7 @@ def _gain_steps(
             np.arange(begin, end + 1),
             fill=True,
             color=SHOT_LOOKS[name].colour,
-            label=f"{name.capitalize()}-shot {signed(100 * average)}",
+            label=f"{name.capitalize()} {signed(100 * average)}",
         )
         if end < len(gains):
             axes.axvline(end, color=GREY, linewidth=0.7, linestyle=":")

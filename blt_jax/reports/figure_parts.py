@@ -1,6 +1,6 @@
 """What the figures have in common: accuracies of their arms, words, points, bars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,21 +17,37 @@ Arms = Mapping[str, Sequence[Record]]  # label -> records, one a seed
 ALL_GROUPS = ("many", "medium", "few", "overall")
 
 
-def accuracies(
-    arms: Arms, groups: Sequence[str], *, checkpoint: str, split: str
-) -> dict[str, dict[str, Spread]]:
-    """Spreads by arm and group. Raises ResultsError for no arm, or one without any."""
+def check_arms(arms: Arms) -> None:
+    """Raise ResultsError for no arm at all, or one without records."""
     if not arms:
         raise ResultsError("a figure needs at least one arm")
     for arm, records in arms.items():
         if not records:
             raise ResultsError(f"arm {arm!r} has no records; run it first")
+
+
+def accuracies(
+    arms: Arms, groups: Sequence[str], *, checkpoint: str, split: str
+) -> dict[str, dict[str, Spread]]:
+    """Spreads by arm and group. Raises ResultsError as `check_arms` does."""
+    check_arms(arms)
     return {
         arm: {
             g: accuracy(records, g, checkpoint=checkpoint, split=split) for g in groups
         }
         for arm, records in arms.items()
     }
+
+
+def with_values(
+    groups: Sequence[str], found: Iterable[Mapping[str, Spread]], split: str
+) -> list[str]:
+    """The groups of which anything has an accuracy; raises ResultsError for none."""
+    spreads = list(found)
+    shown = [g for g in groups if any(by_group[g].n for by_group in spreads)]
+    if not shown:
+        raise ResultsError(f"no arm has an accuracy of {', '.join(groups)} on {split}")
+    return shown
 
 
 def group_label(group: str) -> str:

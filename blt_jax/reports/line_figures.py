@@ -10,12 +10,14 @@ from blt_jax.reports.figure_parts import (
     ALL_GROUPS,
     Arms,
     accuracies,
+    check_arms,
     group_label,
     group_words,
     percent,
     round_log_ticks,
     scatter_seeds,
     seeds_words,
+    with_values,
 )
 from blt_jax.reports.figure_style import (
     COLUMN_WIDTH,
@@ -61,7 +63,7 @@ def draw_sweep(
     )
     values = list(by_value)
     columns = {g: [by_group[g] for by_group in spreads.values()] for g in groups}
-    shown = [g for g in groups if any(s.n for s in columns[g])]
+    shown = with_values(groups, spreads.values(), split)
     with style():
         figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.1)
         for group in shown:
@@ -97,17 +99,15 @@ def draw_batch_sizes(
     """
     spreads: dict[str, dict[int, dict[str, Spread]]] = {}
     everything: dict[str, list[Record]] = {}
+    check_arms(arms)
     for arm, records in arms.items():
         split_up = _split(records, lambda record: record.recipe.batch_size)
         named = {f"{arm} {size}": found for size, found in split_up.items()}
         everything |= named
         rows = accuracies(named, groups, checkpoint=checkpoint, split=split)
         spreads[arm] = dict(zip(split_up, rows.values(), strict=True))
-    shown = [
-        group
-        for group in groups
-        if any(s[group].n for by_size in spreads.values() for s in by_size.values())
-    ]
+    everywhere = [row for by_size in spreads.values() for row in by_size.values()]
+    shown = with_values(groups, everywhere, split)
     sizes = sorted({size for by_size in spreads.values() for size in by_size})
     with style():
         lines = -(-len(shown) // 2)
@@ -154,6 +154,7 @@ def draw_error_against_rank(
 
     Raises ResultsError when no arm has tail classes in that split.
     """
+    check_arms(arms)
     curves = {
         arm: [
             over_seeds({r.seed: _error(r, rank, checkpoint, split) for r in records})

@@ -146,13 +146,15 @@ def evaluation_of(assessed: Mapping[str, Any], tail: np.ndarray) -> DetailedEval
 def write_record(path: str | Path, record: Record) -> None:
     """Write `record.json`, in a folder or at a full path ending in .json.
 
-    An interruption leaves the old file or the new one, never half of one. Raises
-    ResultsError for a record that `read_record` would refuse.
+    The folder is made where there is none. An interruption leaves the old file or the
+    new one, never half of one. Raises ResultsError for a record that `read_record`
+    would refuse.
     """
     path = _file(path)
     content = {"format": FORMAT, **asdict(record)}
     del content["file"]
     record_from(content, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 

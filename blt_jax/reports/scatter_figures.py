@@ -9,10 +9,12 @@ from blt_jax.reports.fields import ResultsError
 from blt_jax.reports.figure_parts import (
     Arms,
     accuracies,
+    check_arms,
     group_label,
     percent,
     round_log_ticks,
     seeds_words,
+    with_values,
 )
 from blt_jax.reports.figure_style import (
     COLUMN_WIDTH,
@@ -43,6 +45,7 @@ def draw_accuracy_against_flops(
     spreads: dict[str, dict[str, Spread]] = {}
     flops: dict[str, float] = {}
     everything: dict[str, list[Record]] = {}
+    check_arms(arms)
     for arm, records in arms.items():
         by_backbone: dict[str, list[Record]] = {}
         for record in sorted(records, key=_flops):
@@ -51,6 +54,7 @@ def draw_accuracy_against_flops(
         named = {f"{arm}, {name}": found for name, found in by_backbone.items()}
         everything |= named
         found = accuracies(named, [group], checkpoint=checkpoint, split=split)
+        with_values([group], found.values(), split)
         spreads[arm] = {
             name: row[group]
             for name, row in zip(by_backbone, found.values(), strict=True)
@@ -167,7 +171,11 @@ def _name_backbones(
     highest: dict[str, tuple[float, float]] = {}
     lines = []
     for by_name in spreads.values():
-        points = {n: (flops[n] / 1e9, 100 * _mean(s)) for n, s in by_name.items()}
+        points = {
+            n: (flops[n] / 1e9, 100 * s.mean)
+            for n, s in by_name.items()
+            if s.mean is not None
+        }
         lines.append(list(points.values()))
         lines += [
             [(points[n][0], points[n][1] + 100 * d) for d in (-s.std, s.std)]

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from blt_jax.reports.fields import ResultsError
 from blt_jax.reports.records import Record
 
 
@@ -45,8 +46,16 @@ def accuracy(
     """One accuracy of one arm over its seeds.
 
     group: many, medium, few, overall, micro or top5. Raises ResultsError for a record
-    without that checkpoint or split.
+    without that checkpoint or split, and for two records of one seed.
     """
+    first: dict[int, Record] = {}
+    for record in records:
+        if record.seed in first:
+            raise ResultsError(
+                f"{record.name}: stands for the same arm and seed as "
+                f"{first[record.seed].name}; a mean takes each seed once"
+            )
+        first[record.seed] = record
     return over_seeds(
         {r.seed: getattr(r.find(checkpoint, split), group) for r in records}
     )
