@@ -7,6 +7,7 @@ ConfigDict.
 
 import difflib
 import importlib.util
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ def check_config(config: ConfigDict) -> None:
         "data.crop": ("random_resized", "pad", "none"),
         "hallucination.seed_source": ("batch", "augmented", "dataset"),
         "hallucination.confusion_fallback": ("skip", "uniform"),
+        "hallucination.frozen_targets": ("confusion", "random"),
         "hallucination.step_rule": ("gradient", "accumulated", "newton", "none"),
         "sampler.name": ("gamma", "shuffled", "class_aware"),
         "stage1.schedule": ("multistep", "cosine"),
@@ -126,7 +128,13 @@ def check_config(config: ConfigDict) -> None:
         if value not in known:
             listed = ", ".join(repr(k) for k in known)
             raise ConfigError(f"config.{name} is {value!r}; it is one of {listed}")
-    for name in ("batch_size", "data.image_size", "evaluation.batch_size", "log_every"):
+    for name in (
+        "batch_size",
+        "data.image_size",
+        "evaluation.batch_size",
+        "hallucination.bank_size",
+        "log_every",
+    ):
         if _get(config, name) < 1:
             raise ConfigError(f"config.{name} must be at least 1")
     if config.skip_not_finite < 0:
@@ -135,11 +143,18 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError("config.data.stall_seconds must be above 0")
     if not 0 <= config.hallucination.tail_fraction <= 1:
         raise ConfigError("config.hallucination.tail_fraction must lie in [0, 1]")
-    low, high = config.hallucination.threshold
-    if not 0 < low <= high < 1:
+    scores = tuple(config.hallucination.threshold)
+    rising = all(low <= high for low, high in itertools.pairwise(scores))
+    if len(scores) < 2 or not (rising and scores[0] > 0 and scores[-1] < 1):
         raise ConfigError(
             "config.hallucination.threshold must be (low, high) with "
-            f"0 < low <= high < 1, not {(low, high)}"
+            "0 < low <= high < 1, or three or more rising scores to choose from, not "
+            f"{scores}"
+        )
+    if config.hallucination.frozen_model and config.hallucination.step_rule == "none":
+        raise ConfigError(
+            "config.hallucination.frozen_model makes hard examples by a step rule; "
+            "config.hallucination.step_rule is 'none'"
         )
     if config.hallucination.from_epoch < 2 and config.hallucination.enabled:
         raise ConfigError(

@@ -120,6 +120,7 @@ def default_config() -> ConfigDict:
     config.hallucination.max_step = 0.09  # newton, root-mean-square per value
     config.hallucination.max_norm = config_dict.placeholder(float)
     config.hallucination.clip_to_pixel_range = False
+    # Uniform between two; of three or more, one of them.
     config.hallucination.threshold = (0.15, 0.25)
     config.hallucination.weight = 1.0  # lambda of Eq. 3
     # batch: the row itself; augmented: its record, cropped and augmented anew;
@@ -127,6 +128,12 @@ def default_config() -> ConfigDict:
     config.hallucination.seed_source = "batch"
     config.hallucination.from_epoch = 2  # epoch 1 has no confusion yet
     config.hallucination.confusion_fallback = "skip"  # or uniform
+    # Hard examples made once, before the first step, and not at every batch: the model
+    # of this working directory, stage or checkpoint folder makes them; "": off.
+    config.hallucination.frozen_model = ""
+    # confusion: classes from that model's own validation; random: any other class.
+    config.hallucination.frozen_targets = "confusion"
+    config.hallucination.bank_size = 1  # images of each tail record
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw

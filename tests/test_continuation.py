@@ -32,6 +32,8 @@ OTHER = {
     "data.crop": "pad",
     "data.bad_files": "skip",
     "hallucination.threshold": (0.1, 0.2),
+    "hallucination.frozen_targets": "random",
+    "sampler.name": "shuffled",
     "hallucination.seed_source": "dataset",
     "hallucination.confusion_fallback": "uniform",
     "hallucination.step_rule": "newton",

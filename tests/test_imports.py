@@ -50,6 +50,7 @@ SEE_CONFIG = {
         "continuation",
         "examples",
         "feed",
+        "frozen",
         "imports",
         "run",
         "setup",

@@ -99,6 +99,7 @@ class Workload:
             batch_size=stage.batch_size,
             image_size=stage.image_size,
             mesh=stage.mesh,
+            seed_dtype=stage.seed_dtype,
         )
         return StepWork(stage, state, confusion, key, batches, compiled)
 

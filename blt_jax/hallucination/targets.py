@@ -8,6 +8,7 @@ pool is a thousand times smaller. Its shapes never change, so it is an argument 
 the step and never causes another compilation.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -86,13 +87,18 @@ def draw_targets(
 
 
 def draw_thresholds(
-    uniform: jax.Array, *, interval: tuple[float, float], grid: bool = False
+    uniform: jax.Array, *, interval: Sequence[float], grid: bool = False
 ) -> jax.Array:
     """Draw the score each seed must reach (Alg. 1 line 12, Sec. 3.2).
 
-    uniform: [K] numbers in [0, 1). The score is uniform in the interval, or, as the
-    released code has it, one of its ends and its middle (grid). Returns [K].
+    uniform: [K] numbers in [0, 1). The score is uniform in the interval (low, high),
+    or, as the released code has it, one of its ends and its middle (grid). An interval
+    of three numbers or more means one of these, for that code's (0.5, 0.6, 0.75).
+    Returns [K].
     """
+    if len(interval) > 2:
+        scores = jnp.asarray(interval, uniform.dtype)
+        return scores[_one_of(uniform, jnp.full_like(uniform, len(interval)))]
     low, high = interval
     if grid:
         uniform = jnp.floor(3 * uniform) / 2

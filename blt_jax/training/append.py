@@ -25,10 +25,11 @@ class HallucinationOptions(NamedTuple):
     max_step: float = 0.09
     max_norm: float | None = None
     clip_to_pixel_range: bool = False
-    threshold: tuple[float, float] = (0.15, 0.25)  # s_c' is drawn from here
+    threshold: tuple[float, ...] = (0.15, 0.25)  # s_c', see `draw_thresholds`
     threshold_grid: bool = False  # both ends and the middle only: released code
     weight: float = 1.0  # lambda of Eq. 3
     confusion_fallback: str = "skip"
+    from_bank: bool = False  # seeds come moved already; none has to be now
 
 
 class Rows(NamedTuple):
@@ -68,8 +69,8 @@ def make_append(
     """
     perturb = (
         _keep_seeds
-        if options.step_rule == "none"
-        else _make_ascent(model, options, normalisation)
+        if options.from_bank or options.step_rule == "none"
+        else make_ascent(model, options, normalisation)
     )
 
     def on_one_device(
@@ -97,9 +98,14 @@ def make_append(
         draws: Draws,
         confusion: Confusion,
     ) -> tuple[Rows, dict[str, jax.Array]]:
-        targets, drawn = draw_targets(
-            draws.target, seeds.labels, confusion, fallback=options.confusion_fallback
-        )
+        targets, drawn = seeds.labels, jnp.ones_like(seeds.valid)
+        if not options.from_bank:
+            targets, drawn = draw_targets(
+                draws.target,
+                seeds.labels,
+                confusion,
+                fallback=options.confusion_fallback,
+            )
         thresholds = draw_thresholds(
             draws.threshold, interval=options.threshold, grid=options.threshold_grid
         )
@@ -120,13 +126,17 @@ _Perturb = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 def _keep_seeds(
     params: Any, batch_stats: Any, seeds: Seeds, targets: Any, thresholds: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Zero steps of ascent: tail images under common augmentations (Sec. 4.1)."""
+    """Zero steps of ascent: common augmentations (Sec. 4.1), or images of a bank."""
     return seeds.images, {}
 
 
-def _make_ascent(
+def make_ascent(
     model: Model, options: HallucinationOptions, normalisation: Normalisation
 ) -> _Perturb:
+    """Build `perturb(params, batch_stats, seeds, targets, thresholds)` for one device.
+
+    It returns the images [K, H, W, 3] and sums over its valid seeds.
+    """
     # Black and white in normalised units.
     mean, std = (jnp.asarray(part) for part in normalisation)
     pixel_range = (-mean / std, (1 - mean) / std)

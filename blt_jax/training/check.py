@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from blt_jax.data.verify import in_two_splits
 from blt_jax.models.flops import count_flops
+from blt_jax.training.frozen import check_frozen
 from blt_jax.training.setup import (
     Setup,
     shots,
@@ -66,4 +67,7 @@ def check(setup: Setup) -> dict[str, Any]:
             plan = make_plan(setup, name)
             report[f"{name}_slot_widths"] = list(plan.widths)
             report[f"{name}_mean_padding"] = plan.mean_padding()
+            if plan.widths and config.hallucination.frozen_model:
+                for what, number in check_frozen(setup).items():
+                    report[f"{name}_bank_{what}"] = number
     return report

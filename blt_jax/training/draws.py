@@ -13,6 +13,7 @@ import jax.numpy as jnp
 # Purposes that fold differently into a stage's root key.
 STEPS = 0
 INITIALISE = 1
+BANK = 2
 
 
 class Draws(NamedTuple):
@@ -46,3 +47,8 @@ def draw(root: jax.Array, step: jax.Array | int, ordinals: jax.Array) -> Draws:
 def initial_key(root: jax.Array) -> jax.Array:
     """The key that a stage's new parameters are drawn with."""
     return jax.random.fold_in(root, INITIALISE)
+
+
+def bank_key(root: jax.Array) -> jax.Array:
+    """The key in place of a stage's own for images that are made before its steps."""
+    return jax.random.fold_in(root, BANK)

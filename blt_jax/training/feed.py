@@ -68,18 +68,11 @@ def make_feed(setup: Setup, plan: BatchPlan, *, num_steps: int, seed: int) -> Fe
             ),
             lambda batch: resident.place(batch, BATCH_FIELDS),
         )
-    # Every host lists the files that it met; the first host's file has the plain name.
-    name = f"bad_files.host{host}.csv" if host else "bad_files.csv"
     steps = train_dataset(
         dataset.train,
         plan,
         num_threads=data.threads,
-        bad_files=BadFiles(
-            data.bad_files,
-            dataset.train,
-            class_names=dataset.class_names,
-            csv_path=setup.workdir / name,
-        ),
+        bad_files=bad_files(setup),
         **common,
     )
     return Feed(
@@ -91,4 +84,19 @@ def make_feed(setup: Setup, plan: BatchPlan, *, num_steps: int, seed: int) -> Fe
             stall_seconds=data.stall_seconds,
         ),
         lambda batch: put_batch({n: batch[n] for n in BATCH_FIELDS}, setup.mesh),
+    )
+
+
+def bad_files(setup: Setup) -> BadFiles:
+    """The policy for training images that cannot be read.
+
+    Every host lists the files that it met; the first host's file has the plain name.
+    """
+    host = jax.process_index()
+    return BadFiles(
+        setup.config.data.bad_files,
+        setup.dataset.train,
+        class_names=setup.dataset.class_names,
+        csv_path=setup.workdir
+        / (f"bad_files.host{host}.csv" if host else "bad_files.csv"),
     )

@@ -126,7 +126,8 @@ class StepMeter:
     def take(self, step: int) -> dict[str, Any]:
         """Averages and rates since the last call; `step` is the number of steps done.
 
-        Ratios are None where nothing was hallucinated, and the loss where every step
+        Ratios are None where nothing was hallucinated, those of the ascent also where
+        seeds were appended as they are, and the loss where every step
         was left out.
         """
         seconds = max(time.monotonic() - self._interval_begin, 1e-9)
@@ -135,10 +136,13 @@ class StepMeter:
         trained = sums["trained"]
         hallucinated = sums["hallucinated"]
 
-        def per_hallucinated(name: str, extra: float = 0.0) -> float | None:
-            return sums[name] / hallucinated + extra if hallucinated else None
+        # Appended seeds that no step has moved have no iterations.
+        moved = hallucinated if "iterations" in sums else 0.0
 
-        needed = sums["iterations"] + hallucinated
+        def per_moved(name: str) -> float | None:
+            return sums[name] / moved if moved else None
+
+        needed = sums["iterations"] + moved
         busy = max(time.monotonic() - self._begin - self._paused, 0.0)
         to_do = max(self._total_steps - step, 0)
         left = to_do * busy / max(step - self._first_step, 1)
@@ -150,8 +154,8 @@ class StepMeter:
             "hallucinated": int(hallucinated),
             "padded": int(sums["padded"]),
             "no_confusing_class": int(sums["no_confusing_class"]),
-            "mean_iterations": per_hallucinated("iterations"),
-            "reached_fraction": per_hallucinated("reached"),
+            "mean_iterations": per_moved("iterations"),
+            "reached_fraction": per_moved("reached"),
             "occupancy": sums["evaluations"] / needed if needed else None,
             "stopped_early": int(sums["stopped_early"]),
             "non_finite": int(sums["non_finite"]),
@@ -173,10 +177,11 @@ def progress_line(record: Mapping[str, Any]) -> str:
         "no step learned" if record["loss"] is None else f"loss {record['loss']:.3f}",
         f"{record['images_per_second']:.0f} img/s",
     ]
+    if record["hallucinated"]:
+        parts.append(f"+{record['hallucinated_per_second']:.0f} hallucinated/s")
     if record["mean_iterations"] is not None:
-        parts.append(
-            f"+{record['hallucinated_per_second']:.0f} hallucinated/s, "
-            f"{record['mean_iterations']:.1f} iterations, "
+        parts[-1] += (
+            f", {record['mean_iterations']:.1f} iterations, "
             f"{record['reached_fraction']:.0%} reached"
         )
     if record["not_finite_steps"]:

@@ -19,6 +19,7 @@ from blt_jax.hallucination.targets import (
     confusion_pools,
     empty_confusion,
 )
+from blt_jax.training.bank import tell_of_bank
 from blt_jax.training.checkpoint import FOLDER, CheckpointError
 from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.evaluate import Evaluation
@@ -90,6 +91,11 @@ def _begin(
             f"{stage.folder}: the checkpoint was made with another config.seed; use "
             "that one, or a new --workdir"
         )
+    if meta.get("frozen") != stage.meta.get("frozen"):
+        raise CheckpointError(
+            f"{stage.folder}: the checkpoint was made with the bank of another frozen "
+            "model; restore config.hallucination.frozen_model, or use a new --workdir"
+        )
     log.write(
         {"kind": "resumed", "stage": stage.name, "step": meta["step"]},
         f"{stage.name}: resumed at step {meta['step']}/{stage.total_steps}",
@@ -116,6 +122,8 @@ def _train(
                 "changes": list(stage.changes),
             }
         )
+    if stage.bank is not None:
+        tell_of_bank(stage.bank, log, stage=stage.name)
     key = put_replicated(stage.key, stage.mesh)
     programs = _compile(stage, state, confusion, key, log)
     meter = StepMeter(
@@ -244,6 +252,7 @@ def _compile(
         batch_size=stage.batch_size,
         image_size=stage.image_size,
         mesh=stage.mesh,
+        seed_dtype=stage.seed_dtype,
     )
     seconds = time.monotonic() - begin
     log.write(

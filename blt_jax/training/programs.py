@@ -70,11 +70,12 @@ def compile_steps(
     batch_size: int,
     image_size: int,
     mesh: Mesh,
+    seed_dtype: type = np.uint8,
 ) -> dict[int, Compiled]:
     """Compile the jitted `train_step` for each number of slots in `widths`.
 
     state, confusion, key: as the step will get them; nothing is run. batch_size: B,
-    over all devices; image_size: pixels.
+    over all devices; image_size: pixels; seed_dtype: of the seeds' images.
     """
 
     def compile_one(lowered: Any) -> Compiled:
@@ -86,7 +87,13 @@ def compile_steps(
     with _no_collection(), ThreadPoolExecutor(os.cpu_count()) as threads:
         compiling = {}
         for slots in widths:
-            batch = abstract_batch(batch_size, slots, image_size=image_size, mesh=mesh)
+            batch = abstract_batch(
+                batch_size,
+                slots,
+                image_size=image_size,
+                mesh=mesh,
+                seed_dtype=seed_dtype,
+            )
             lowered = train_step.lower(state, batch, confusion, key)
             compiling[slots] = threads.submit(compile_one, lowered)
         return {slots: future.result() for slots, future in compiling.items()}
@@ -107,11 +114,17 @@ def _no_collection() -> Iterator[None]:
 
 
 def abstract_batch(
-    batch_size: int, slots: int, *, image_size: int, mesh: Mesh
+    batch_size: int,
+    slots: int,
+    *,
+    image_size: int,
+    mesh: Mesh,
+    seed_dtype: type = np.uint8,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a step's batch, over all hosts.
 
-    batch_size rows and `slots` seeds of image_size x image_size pixels.
+    batch_size rows and `slots` seeds of image_size x image_size pixels; seed_dtype:
+    uint8, or float for seeds from a bank.
     """
 
     def array(name: str, dtype: type) -> jax.ShapeDtypeStruct:
@@ -119,4 +132,5 @@ def abstract_batch(
         pixels = (image_size, image_size, 3) if name.endswith("image") else ()
         return jax.ShapeDtypeStruct((count, *pixels), dtype, sharding=sharded(mesh))
 
-    return {name: array(name, dtype) for name, dtype in BATCH_FIELDS.items()}
+    fields = BATCH_FIELDS | {"seed_image": seed_dtype}
+    return {name: array(name, dtype) for name, dtype in fields.items()}

@@ -126,7 +126,9 @@ def _describe(
     )
     missing = without_validation(setup)
     if missing and any(plan.widths for plan in plans.values()):
-        fallback = setup.config.hallucination.confusion_fallback
+        options = setup.config.hallucination
+        anything = options.frozen_model and options.frozen_targets == "random"
+        fallback = "uniform" if anything else options.confusion_fallback
         result = (
             "are not hallucinated (hallucination.confusion_fallback='uniform' changes "
             "that)"

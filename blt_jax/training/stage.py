@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from blt_jax.training.bank import Bank
 from blt_jax.training.evaluate import Evaluation
 from blt_jax.training.state import TrainState
 
@@ -42,6 +43,8 @@ class Stage:
     meta: Mapping[str, Any]  # description saved with each checkpoint
     mesh: Mesh
     ids: Sequence[str]  # names of the training images by record
+    seed_dtype: type = np.uint8  # of the seeds' images: float from a bank
+    bank: Callable[[], Bank] | None = None  # makes it, once; None: no static arm
     skip_not_finite: int = 0  # bad steps in a row that may be left out
     changes: Sequence[Mapping[str, Any]] = ()  # of the configuration, before this start
     log_every: int = 50

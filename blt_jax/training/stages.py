@@ -21,9 +21,11 @@ from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sampler import GammaBalancedSampler, Sampler, ShuffledSampler
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
+from blt_jax.training.bank import DTYPE, feed_from_bank
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.draws import initial_key
 from blt_jax.training.feed import make_feed
+from blt_jax.training.frozen import bank_maker, check_frozen, frozen_digest
 from blt_jax.training.optimizer import make_optimizer, make_schedule
 from blt_jax.training.setup import (
     Setup,
@@ -61,6 +63,8 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
             f"{setup.dataset.class_counts.min()} images. Use rule 'quantile' or "
             "'fraction', another value, or config.hallucination.enabled=False"
         )
+    if hallucinates and hallucination.frozen_model:
+        check_frozen(setup)
     return BatchPlan(
         labels,
         _sampler(setup, name, per_epoch=per_epoch, seed=seed),
@@ -108,7 +112,9 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         },
         **config.optimizer.to_dict(),
     )
-    root = jax.random.key(_stage_seed(config.seed, name) % 2**32)
+    seed = _stage_seed(config.seed, name)
+    root = jax.random.key(seed % 2**32)
+    hallucination = _hallucination_options(config) if plan.widths else None
     loss, batch_loss = _losses(setup, name)
     train_step = make_train_step(
         model,
@@ -117,7 +123,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         mesh=setup.mesh,
         normalisation=setup.normalisation,
         augmentation=Augmentation(**config.augment.to_dict()),
-        hallucination=_hallucination_options(config) if plan.widths else None,
+        hallucination=hallucination,
         batch_loss=batch_loss,
         dtype=image_dtype(model),
         divide_by_all=config.compat == "released",
@@ -128,8 +134,13 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         setup,
         plan,
         num_steps=options.epochs * per_epoch,
-        seed=_stage_seed(config.seed, name),
+        seed=seed,
     )
+    bank = None
+    if hallucination and hallucination.from_bank:
+        bank = bank_maker(setup, hallucination, seed=seed, root=root)
+        copies = config.hallucination.bank_size
+        feed = feed_from_bank(feed, bank, copies=copies, seed=seed, mesh=setup.mesh)
 
     def initial_state() -> TrainState:
         params, batch_stats = model.init(initial_key(root))
@@ -158,7 +169,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         ),
         score=lambda evaluation: score(setup, evaluation),
         never_confused=lambda evaluation: (
-            never_confused(setup, evaluation) if plan.widths else ()
+            never_confused(setup, evaluation) if plan.widths and not bank else ()
         ),
         num_validation=len(dataset.val.labels),
         key=root,
@@ -167,9 +178,12 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
                 config, model, dataset.class_names, dataset.class_counts.tolist()
             ),
             "key": jax.random.key_data(root).tolist(),
+            **({"frozen": frozen_digest(setup)} if bank else {}),
         },
         mesh=setup.mesh,
         ids=dataset.train.ids,
+        seed_dtype=DTYPE if bank else np.uint8,
+        bank=bank,
         skip_not_finite=config.skip_not_finite,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every_steps,
@@ -207,6 +221,7 @@ def _hallucination_options(config: ConfigDict) -> HallucinationOptions:
         threshold_grid=config.compat == "released",
         weight=options.weight,
         confusion_fallback=options.confusion_fallback,
+        from_bank=bool(options.frozen_model),
     )
 
 

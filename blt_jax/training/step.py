@@ -71,7 +71,7 @@ def make_train_step(
         state: TrainState, donated;
         batch: image [B, H, W, 3] uint8, label [B], index [B], and for the K slots
           seed_image, seed_label, seed_index, seed_valid; one compilation for
-          each K;
+          each K. Seeds from a bank are float, normalised, and taken as they are;
         confusion: pools of the latest validation's predictions;
         key: the stage's root key;
       to the next state and a dict of sums over the batch (`loss` is Eq. 3 itself,
@@ -100,7 +100,9 @@ def make_train_step(
         sums: Metrics = {}
         if append and slots:
             draws = draw(key, step, batch["seed_index"])
-            images = load(batch["seed_image"], draws)
+            images = batch["seed_image"]
+            made = hallucination is not None and hallucination.from_bank
+            images = images.astype(dtype) if made else load(images, draws)
             seeds = Seeds(images, batch["seed_label"], batch["seed_valid"])
             rows, sums = append(params, batch_stats, rows, seeds, draws, confusion)
             counted = rows.weights > 0
