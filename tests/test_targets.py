@@ -99,3 +99,12 @@ def test_threshold_grid_has_the_three_values_of_the_released_code():
 def test_refuses_classes_out_of_range(labels, predictions):
     with pytest.raises(ValueError, match="outside"):
         confusion_pools(np.array(labels), np.array(predictions), 4)
+
+
+def test_three_thresholds_need_not_lie_evenly():
+    hardest = (0.5, 0.6, 0.75)  # the released code's difficulty 3
+    for grid in (False, True):
+        draws = draw_thresholds(uniform(3000), interval=hardest, grid=grid)
+        values, counts = np.unique(np.asarray(draws), return_counts=True)
+        np.testing.assert_array_equal(values, np.float32(hardest))
+        assert ((counts - 1000) ** 2 / 1000).sum() < chi2.ppf(0.999, 2)

@@ -98,7 +98,8 @@ def draw_thresholds(
     """
     if len(interval) > 2:
         scores = jnp.asarray(interval, uniform.dtype)
-        return scores[_one_of(uniform, jnp.full_like(uniform, len(interval)))]
+        count = jnp.full_like(uniform, len(interval), jnp.int32)
+        return scores[_one_of(uniform, count)]
     low, high = interval
     if grid:
         uniform = jnp.floor(3 * uniform) / 2

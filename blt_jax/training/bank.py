@@ -126,6 +126,7 @@ def make_bank(
         for name, dtype in (("targets", "i4"), ("thresholds", "f4"), ("usable", "?"))
     }
     sums = {"iterations": 0.0, "reached": 0.0, "non_finite": 0.0}
+    report(0, copies * count)
     for copy in range(copies):
         for start in range(0, count, batch_size):
             rows = slice(start, min(start + batch_size, count))
