@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from blt_jax import losses
 from blt_jax.config import ConfigError, load_config
@@ -24,8 +25,9 @@ from blt_jax.hallucination.targets import (
     draw_thresholds,
     empty_confusion,
 )
+from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.heads import HeadOutput
-from blt_jax.models.resnet import BACKBONES, ResNet
+from blt_jax.models.resnet import BACKBONES
 from blt_jax.training import frozen as frozen_module
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation, Normalisation, augment, normalise
@@ -173,7 +175,8 @@ def test_one_device_and_eight_make_the_same_bank(bank):
 
 def test_targets_are_confusions_of_the_frozen_model_or_any_other_class():
     few = OPTIONS._replace(max_iterations=0)
-    targeted = toy_bank(1, options=few, copies=40, batch_size=16)
+    plain = {"copies": 40, "batch_size": 16, "augmentation": Augmentation()}
+    targeted = toy_bank(1, options=few, **plain)
     labels = np.repeat(LABELS[RECORDS][:, None], 40, 1)
     seen = {c: np.unique(targeted.targets[labels == c]).tolist() for c in (1, 3)}
     assert seen == {1: [0, 2], 3: [2]}
@@ -181,8 +184,7 @@ def test_targets_are_confusions_of_the_frozen_model_or_any_other_class():
         1,
         options=few._replace(confusion_fallback="uniform"),
         confusion=empty_confusion(1, CLASSES),
-        copies=40,
-        batch_size=16,
+        **plain,
     )
     assert random.usable.all()
     for c in (1, 3, 4):
@@ -281,8 +283,10 @@ def get_config():
         "batch_size": 8,
         "data": {"kind": "synthetic", "num_classes": 4, "image_size": 8, "resize": 8,
                  "crop": "pad"},
+        "augment": {"rotation": 0.0, "brightness": 0.0, "contrast": 0.0,
+                    "saturation": 0.0},
         "model": {"backbone": "tiny", "projection": False},
-        "hallucination": {"threshold": (0.5, 0.6, 0.75), "step_rule": "newton",
+        "hallucination": {"threshold": (0.9, 0.99, 0.999), "step_rule": "newton",
                           "max_step": 0.3},
         "stage1": {"epochs": 0},
         "stage2": {"epochs": 2, "backbone_lr": 0.02, "head_lr": 0.02},
@@ -290,6 +294,20 @@ def get_config():
         "log_every": 1,
     })
 """
+
+
+class Tiny(nnx.Module):
+    """A backbone that is compiled in a moment."""
+
+    num_features = 8
+
+    def __init__(self, *, projection, dtype, param_dtype, rngs):
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.norm = BatchNorm(3, **types)
+        self.mix = nnx.Linear(3, self.num_features, **types)
+
+    def __call__(self, images, mask=None):
+        return nnx.relu(self.mix(self.norm.normalise(images, mask))).mean((1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -312,11 +330,8 @@ def arm(tmp_path_factory):
         train_stage(stage(setup(name, overrides)), stop)
         return folder / name
 
-    def tiny(**options):
-        return ResNet((1,), 4, small_images=True, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny", tiny)
+        patch.setitem(BACKBONES, "tiny", Tiny)
         yield SimpleNamespace(setup=setup, stage=stage, train=train, folder=folder)
 
 
