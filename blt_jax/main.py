@@ -17,6 +17,7 @@ from blt_jax.commands import (
     hallucinate,
     importing,
     prepare,
+    reproduce,
     train,
     verify,
 )
@@ -31,6 +32,7 @@ COMMANDS: dict[str, ModuleType] = {
     "import": importing,
     "verify": verify,
     "bench": bench,
+    "reproduce": reproduce,
 }
 _OVERRIDES = (
     "Any field of the configuration can be changed on the command line: "

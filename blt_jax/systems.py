@@ -14,24 +14,85 @@ from blt_jax.choices import choose
 class System(NamedTuple):
     """What a system is, and the fields that make it, by dotted name.
 
-    stage1: fields in which its first stage differs from its second.
+    stage1: fields in which its first stage differs from its second. frozen: the system
+    whose finished run, of the same seed, makes its hard examples.
     """
 
     title: str
     overrides: Mapping[str, Any]
     stage1: Mapping[str, Any] = {}
+    frozen: str = ""
 
 
 _NO_HALLUCINATION = {"hallucination.enabled": False}
 # The baselines classify by a dot product; the squashing cosine is part of BLT.
 _BASELINE = {**_NO_HALLUCINATION, "model.head": "linear"}
+_CLASS_AWARE = {**_BASELINE, "sampler.name": "class_aware"}
+_EFFECTIVE_NUMBER = {
+    "loss.class_weights": "effective_number",
+    "loss.effective_beta": 0.999,
+}
+_SIGMOID_FOCAL = {"loss.name": "sigmoid_focal", "loss.focus": 0.5}
 
 SYSTEMS: dict[str, System] = {
     "plain": System("Plain model", {**_BASELINE, "sampler.name": "shuffled"}),
     "sampling": System("Plain model + sampling", _BASELINE),
     "class_aware": System(
         "Plain model + class-aware sampling",
-        {**_BASELINE, "sampler.name": "class_aware"},
+        _CLASS_AWARE,
+    ),
+    # Losses on pairs need several images of a class in a batch, and so do all of OLTR's
+    # competitors have its sampler.
+    "lifted_structure": System(
+        "Lifted loss",
+        {**_CLASS_AWARE, "loss.batch": "lifted_structure"},
+    ),
+    "range": System("Range loss", {**_CLASS_AWARE, "loss.batch": "range"}),
+    # The paper's row is near that of plain sampling: focal on top of the balancer.
+    "focal": System("Focal loss", {**_BASELINE, "loss.name": "focal"}),
+    # Weights correct the imbalance once, on natural sampling (Cui et al. 2019); the
+    # paper's rows, far below the plain model, look like weights on top of sampling.
+    "class_balanced": System(
+        "CB", {**_BASELINE, **_EFFECTIVE_NUMBER, "sampler.name": "shuffled"}
+    ),
+    "class_balanced_focal": System(
+        "CB focal loss",
+        {
+            **_BASELINE,
+            **_EFFECTIVE_NUMBER,
+            **_SIGMOID_FOCAL,
+            "sampler.name": "shuffled",
+        },
+    ),
+    "class_balanced_sampling": System(
+        "CB + sampling", {**_BASELINE, **_EFFECTIVE_NUMBER}
+    ),
+    "class_balanced_focal_sampling": System(
+        "CB focal loss + sampling",
+        {**_BASELINE, **_EFFECTIVE_NUMBER, **_SIGMOID_FOCAL},
+    ),
+    "sigmoid": System(
+        "Binary cross-entropy", {**_BASELINE, "loss.name": "sigmoid_cross_entropy"}
+    ),
+    # The loss that the paper names, with the annealing of Liu et al. 2016.
+    "large_margin": System(
+        "Large-margin softmax",
+        {
+            **_NO_HALLUCINATION,
+            "loss.name": "large_margin_softmax",
+            "loss.margin": 2.0,
+            "loss.annealing_start": 1000.0,
+            "loss.annealing_decay": 0.12,
+            "loss.annealing_floor": 5.0,
+        },
+    ),
+    "additive_margin": System(
+        "Additive margin",
+        {
+            **_NO_HALLUCINATION,
+            "loss.name": "additive_margin_softmax",
+            "loss.margin": 0.1,
+        },
     ),
     # Table 1 and Fig. 3e: BLT without any image appended.
     "neither": System("Neither", _NO_HALLUCINATION),
@@ -53,6 +114,17 @@ SYSTEMS: dict[str, System] = {
             "hallucination.step_rule": "gradient",
             "hallucination.seed_source": "dataset",
         },
+    ),
+    # Fig. 5c: images made once, by the finished "neither".
+    "static_targeted": System(
+        "BLT static targeted",
+        {"hallucination.frozen_targets": "confusion"},
+        frozen="neither",
+    ),
+    "static_random": System(
+        "BLT static random",
+        {"hallucination.frozen_targets": "random"},
+        frozen="neither",
     ),
 }
 

@@ -70,6 +70,8 @@ def plan(
     first = {**changes, **system(arm.system).stage1}
     stage1 = _of_stage1(load_config(config_file, overrides, changes=first))
     stage1_workdir = out / "stage1" / _digest(stage1)
+    if frozen := system(arm.system).frozen:
+        changes["hallucination.frozen_model"] = str(_workdir(out, frozen, seed))
     config = load_config(config_file, overrides, changes=changes)
     if config.stage1.epochs and not config.stage1.checkpoint:
         config.stage1.checkpoint = str(stage1_workdir)
@@ -78,9 +80,13 @@ def plan(
         seed=seed,
         config=config,
         stage1=stage1,
-        workdir=out / "runs" / arm.name / f"seed{seed}",
+        workdir=_workdir(out, arm.name, seed),
         stage1_workdir=stage1_workdir,
     )
+
+
+def _workdir(out: Path, arm: str, seed: int) -> Path:
+    return out / "runs" / arm / f"seed{seed}"
 
 
 def _of_stage1(config: ConfigDict) -> ConfigDict:
