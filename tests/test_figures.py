@@ -13,7 +13,7 @@ import pytest
 from made_up_records import ARMS, arms, recipe, record
 
 from blt_jax.reports.fields import ResultsError
-from blt_jax.reports.figure_style import look
+from blt_jax.reports.figure_style import look, new_figure, style
 from blt_jax.reports.figures import (
     Drawing,
     draw_accuracy_against_flops,
@@ -26,6 +26,7 @@ from blt_jax.reports.figures import (
     draw_sweep,
     save_drawing,
 )
+from blt_jax.reports.name_places import place_names
 from blt_jax.reports.records import Record
 from blt_jax.reports.scatter_figures import non_dominated
 
@@ -215,15 +216,21 @@ def test_pareto_names_every_arm_and_counts_its_cost() -> None:
     assert draw_pareto(some).numbers["left_out"] == ["Odd"]
 
 
-def test_names_cover_neither_points_nor_each_other() -> None:
-    from matplotlib.text import Annotation
-
-    drawing = draw_pareto(arms(["Plain", "OLTR", "Focal", "BLT newton"], seeds=1))
-    names = drawing.figure.axes[0].findobj(Annotation)
-    boxes = [name.get_tightbbox() for name in names]
+def test_names_cover_neither_points_nor_lines_nor_each_other() -> None:
+    with style():
+        _, (axes,) = new_figure(width=3.3, height=2.2)
+    axes.plot([0, 1], [0, 1], "o")  # the limits
+    points = [(0.5, 0.5), (0.53, 0.5), (0.5, 0.5), (1.0, 1.0)]
+    line = [(0.5, 0.5), (0.9, 0.5)]
+    place_names(axes, points, ["one", "two", "three", "four"], lines=[line])
+    boxes = [name.get_window_extent() for name in axes.texts]
     assert len(boxes) == 4
-    overlaps = [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
-    assert not any(overlaps)
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+        assert not any(box.contains(*at) for at in axes.transData.transform(points))
+        along = np.linspace(*axes.transData.transform(line), 100)
+        assert not any(box.contains(*at) for at in along)
+        assert axes.bbox.padded(1).containsx(box.x1)
 
 
 def test_files_are_valid_labelled_and_the_same_every_time(tmp_path: Path) -> None:
@@ -264,7 +271,7 @@ def test_settings_of_others_are_left_alone() -> None:
 def test_twelve_series_differ_without_colour() -> None:
     looks = [look(number) for number in range(12)]
     assert len({(one.marker, one.dashes) for one in looks}) == 12
-    assert len({(one.colour, one.hatch) for one in looks}) == 12
+    assert len({one.hatch for one in looks}) == 12
 
 
 def test_without_matplotlib_one_line_says_what_to_install(

@@ -50,7 +50,20 @@ _COLOURS = (
 )
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p", "h", "d")
 _DASHES = ("-", "--", ":", "-.")
-_HATCHES = ("", "////", "....", r"\\\\", "xxxx", "----", "++++", "oo")
+_HATCHES = (
+    "",
+    "////",
+    "....",
+    r"\\\\",
+    "xxxx",
+    "----",
+    "++++",
+    "oo",
+    "||||",
+    "//",
+    "..",
+    "xx",
+)
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib

@@ -37,7 +37,7 @@ class Budget:
     seeds: Sequence[int]
     appended: float | None  # images, over stage 2
     evaluations: float | None  # of the image gradient, for each appended image
-    reached: float | None  # share of the appended images that met their threshold
+    reached: float | None  # share of the ascents that met their threshold
     minutes: Mapping[str, float | None]  # of each stage
 
 
@@ -142,7 +142,7 @@ def _budget(arm: str, records: Sequence[Record]) -> Budget:
         [record.seed for record in records],
         mean(a.hallucinated for a in ascents),
         mean(a.evaluations / a.hallucinated for a in ascents if a.hallucinated),
-        mean(a.reached / a.hallucinated for a in ascents if a.hallucinated),
+        mean(a.reached / a.hallucinated for a in ascents if a.evaluations),
         {stage: None if s is None else s / 60 for stage, s in seconds.items()},
     )
 

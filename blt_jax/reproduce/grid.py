@@ -55,11 +55,10 @@ def _run(one: Plan, config_file: str, stop: Callable[[], bool]) -> Record:
     if one.config.stage1.checkpoint == str(one.stage1_workdir):
         train(one.stage1, one.stage1_workdir, stop=stop)
     setup = train(one.config, one.workdir, stop=stop)
-    record = make_record(one, setup, config_file)
-    write_record(one.workdir, record)
+    write_record(one.workdir, make_record(one, setup, config_file))
     # The next arm is another program; this one's would only fill the memory.
     jax.clear_caches()
-    return record
+    return read_record(one.workdir)
 
 
 def _finished(one: Plan) -> Record | None:

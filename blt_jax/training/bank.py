@@ -187,10 +187,15 @@ def tell_of_bank(make: Callable[[], Bank], log: RunLog, *, stage: str) -> None:
     begin = time.monotonic()
     made = make().summary()
     seconds = time.monotonic() - begin
+    ascents = ""
+    if made["images"]:
+        ascents = (
+            f"{made['mean_iterations']:.1f} iterations, "
+            f"{made['reached_fraction']:.0%} reached, "
+        )
     log.write(
         {"kind": "bank", "stage": stage, **made, "seconds": seconds},
-        f"{stage}: bank of {made['images']} images, {made['mean_iterations']:.1f} "
-        f"iterations, {made['reached_fraction']:.0%} reached, "
+        f"{stage}: bank of {made['images']} images, {ascents}"
         f"{made['megabytes']:.3g} MB; {made['no_confusing_class']} have no confusing "
         f"class ({duration(seconds)})",
     )
