@@ -81,10 +81,11 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.backbone = "resnet10"
-    config.model.head = "squashing_cosine"  # or linear
+    config.model.head = "squashing_cosine"  # or linear, meta_embedding
     config.model.alpha = 16.0
     config.model.beta = 0.5
     config.model.projection = True  # 512 -> 512 + ReLU before the head
+    config.model.attention = False  # modulated attention before the pooling (OLTR)
     # Of the convolutions; auto: bfloat16 on GPU and TPU, float32 on CPU.
     config.model.dtype = "auto"
 
@@ -159,6 +160,7 @@ def default_config() -> ConfigDict:
     config.stage2.warmup_epochs = 0.0
     config.stage2.backbone_lr = 0.01
     config.stage2.head_lr = 0.1
+    config.stage2.memory_lr = 0.01  # of the centroids, for head meta_embedding
 
     config.evaluation = ConfigDict()
     config.evaluation.batch_size = 256

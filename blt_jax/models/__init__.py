@@ -2,6 +2,7 @@
 
 from blt_jax.models.classifier import HEADS, Model, ModelSpec, build_model
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
+from blt_jax.models.meta_embedding import MetaEmbeddingHead
 from blt_jax.models.resnet import BACKBONES
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "HEADS",
     "HeadOutput",
     "LinearHead",
+    "MetaEmbeddingHead",
     "Model",
     "ModelSpec",
     "SquashingCosineHead",

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from blt_jax.choices import check_choice
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
+from blt_jax.models.meta_embedding import Memory, MetaEmbeddingHead
 from blt_jax.models.resnet import BACKBONES
 
 Tree = dict[str, Any]
@@ -35,6 +36,7 @@ class ModelSpec:
       alpha: scale of the squashing-cosine head (Eq. 2).
       beta: squashing of the squashing-cosine head (Eq. 2).
       projection: the linear layer with ReLU after the pooling ("fc_add").
+      attention: modulated attention before the pooling (OLTR).
       dtype: of the convolutions: float32, bfloat16, float64; "auto": bfloat16 on
         GPU and TPU, param_dtype on CPU. Normalisation, head, loss and scores keep at
         least float32.
@@ -47,6 +49,7 @@ class ModelSpec:
     alpha: float = 16.0
     beta: float = 0.5
     projection: bool = True
+    attention: bool = False
     dtype: str = "auto"
     param_dtype: str = "float32"
 
@@ -92,14 +95,31 @@ def linear(
     )
 
 
+def meta_embedding(
+    spec: ModelSpec,
+    in_features: int,
+    *,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> MetaEmbeddingHead:
+    """Head of OLTR, which asks a memory of centroids."""
+    return MetaEmbeddingHead(
+        in_features, spec.num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+    )
+
+
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "squashing_cosine": squashing_cosine,
     "linear": linear,
+    "meta_embedding": meta_embedding,
 }
+# Heads whose second argument is a memory's centroids.
+WITH_MEMORY = ("meta_embedding",)
 
 
 class Classifier(nnx.Module):
-    """A backbone and a head; use it through `Model`."""
+    """A backbone, a head and, where the head asks one, a memory; used by `Model`."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         types: dict[str, Any] = {
@@ -107,23 +127,42 @@ class Classifier(nnx.Module):
             "param_dtype": jnp.dtype(spec.param_dtype),
             "rngs": rngs,
         }
-        self.backbone = BACKBONES[spec.backbone](projection=spec.projection, **types)
+        self.backbone = BACKBONES[spec.backbone](
+            projection=spec.projection, attention=spec.attention, **types
+        )
         self.head = HEADS[spec.head](spec, self.backbone.num_features, **types)
+        if spec.head in WITH_MEMORY:
+            self.memory = Memory(
+                spec.num_classes,
+                self.backbone.num_features,
+                param_dtype=types["param_dtype"],
+            )
+
+    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> HeadOutput:
+        """Classify normalised images [n, H, W, 3]; mask as the backbone takes it."""
+        features = self.backbone(images, mask)
+        if hasattr(self, "memory"):
+            return self.head(features, self.memory.centroids[...])
+        return self.head(features)
 
 
 class Model:
     """A classifier as pure functions; hashable by identity, so static under jit.
 
     Every method but `init` takes `params` and `batch_stats` as `init` returns
-    them: nested dicts with 'backbone' and, in params, 'head' on top.
+    them: nested dicts with 'backbone' and, in params, 'head' on top. A head with
+    a memory adds 'memory': {'centroids': [C, F]} to params.
 
     Attributes:
       spec: what it was built from.
       num_features: F, length of a feature vector.
+      groups: what is on top of params; each has a learning rate of its own.
     """
 
     def __init__(self, spec: ModelSpec):
         self.spec = spec
+        with_memory = spec.head in WITH_MEMORY
+        self.groups = ("backbone", "head", "memory")[: 3 if with_memory else 2]
         abstract = nnx.eval_shape(lambda: Classifier(spec, rngs=nnx.Rngs(0)))
         self.num_features: int = abstract.backbone.num_features
         # Whether statistics are used or updated is part of the graph definition.
@@ -150,7 +189,7 @@ class Model:
         Rows do not depend on each other.
         """
         module = nnx.merge(self._eval_graph, params, batch_stats)
-        return module.head(module.backbone(images))
+        return module(images)
 
     def apply_train(
         self,
@@ -166,7 +205,7 @@ class Model:
         head and the new batch_stats.
         """
         module = nnx.merge(self._train_graph, params, batch_stats)
-        output = module.head(module.backbone(images, mask))
+        output = module(images, mask)
         return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     def features(self, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from blt_jax.models.attention import ModulatedAttention
 from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.convolution import convolution
 from blt_jax.models.heads import uniform_fan_in
@@ -88,7 +89,7 @@ class Bottleneck(_Block):
 
 
 class ResNet(nnx.Module):
-    """Stem, stages of blocks, average pooling, optional projection."""
+    """Stem, stages of blocks, optional attention, average pooling, projection."""
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class ResNet(nnx.Module):
         block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
         small_images: bool = False,
         projection: bool = True,
+        attention: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -111,6 +113,7 @@ class ResNet(nnx.Module):
             7x7 of stride 2 and max-pooling, which shrink an image by 4.
           block: what the stages are made of.
           projection: a last linear layer with ReLU to at most 512 features ("fc_add").
+          attention: modulated attention on the last stage's maps (`attention`).
           dtype: of the convolutions; weights are cast to it.
           param_dtype: of weights and of batch normalisation as a whole.
           rngs: source of the initial weights.
@@ -166,6 +169,9 @@ class ResNet(nnx.Module):
             if projection
             else None
         )
+        # Last, so that the other weights are those of a network without it.
+        if attention:
+            self.attention = ModulatedAttention(features, **types)
 
     def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Features [n, num_features] of normalised images [n, H, W, 3].
@@ -179,6 +185,8 @@ class ResNet(nnx.Module):
             x = max_pool(x)
         for name in self.block_names:
             x = self.blocks[name](x, mask)
+        if hasattr(self, "attention"):
+            x = self.attention(x)
         # A mean over many pixels needs more bits than a 16-bit sum has.
         sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
         x = jnp.mean(x, axis=(1, 2), dtype=sum_dtype).astype(x.dtype)

@@ -56,13 +56,15 @@ def import_original(
 
 def _check_backbone(config: ConfigDict) -> None:
     model = config.model
-    if (model.backbone, model.head, model.projection) != (
+    if (model.backbone, model.head, model.projection, model.attention) != (
         "resnet10",
         "squashing_cosine",
         True,
+        False,
     ):
         raise ConfigError(
             "checkpoints of the released code hold a ResNet-10 with projection and a "
             f"squashing-cosine head, but config.model asks for {model.backbone} with "
-            f"head {model.head}; projection: {model.projection}"
+            f"head {model.head}; projection: {model.projection}; attention: "
+            f"{model.attention}"
         )

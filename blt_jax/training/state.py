@@ -13,7 +13,7 @@ class TrainState(NamedTuple):
     """Everything a step reads and replaces, and all that a resumed run needs."""
 
     step: jax.Array  # [] int32, steps done within the stage
-    params: Tree  # {"backbone": ..., "head": ...}
+    params: Tree  # {"backbone": ..., "head": ...[, "memory": ...]}
     batch_stats: Tree  # BatchNorm running mean and variance
     opt_state: optax.OptState
 
