@@ -109,6 +109,7 @@ def eval_dataset(
     num_threads: int = 2,
     host: int = 0,
     num_hosts: int = 1,
+    bad_files: BadFiles | None = None,
 ) -> "grain.MapDataset[Batch]":
     """Return the split in order, each record once, padded to whole batches.
 
@@ -116,6 +117,8 @@ def eval_dataset(
     padded), valid [b] bool, with b = batch_size / hosts. Every host has
     ceil(N / batch_size) elements. An image that cannot be read raises BadImageError: a
     split without it would be another one.
+
+    bad_files: for the training split alone, where others may take a bad image's place.
     """
     if not 0 <= host < num_hosts or batch_size < 1 or batch_size % num_hosts:
         raise ValueError(
@@ -130,6 +133,7 @@ def eval_dataset(
         pool=DecodingThreads(num_threads),
         host=host,
         num_hosts=num_hosts,
+        bad_files=bad_files,
     )
     return _Batches(source)
 

@@ -195,8 +195,10 @@ class EvalSource:
         pool: DecodingThreads,
         host: int,
         num_hosts: int,
+        bad_files: BadFiles | None,
     ):
         self._split = split
+        self._bad_files = bad_files
         self._batch_size = batch_size
         self._crop = crop
         self._shape = (image_size, image_size, 3)
@@ -219,10 +221,12 @@ class EvalSource:
         records = np.where(valid, records, -1)
         images = np.zeros((len(rows), *self._shape), np.uint8)
 
+        def read(record: int) -> np.ndarray:
+            return _read(self._split, record, self._crop, self._random)
+
         def fill(row: int) -> None:
-            images[row] = _read(
-                self._split, int(records[row]), self._crop, self._random
-            )
+            record, policy = int(records[row]), self._bad_files
+            images[row] = policy.read(record, read)[1] if policy else read(record)
 
         # Padding is always at the end.
         self._pool.each(fill, int(valid.sum()))

@@ -84,7 +84,7 @@ def _begin(
     confusion = empty_confusion(stage.num_validation, stage.num_classes)
     checkpointer.check_space(state, confusion)
     if checkpointer.latest_step is None:
-        return state, put_replicated(confusion, stage.mesh), {}
+        return stage.begin(state), put_replicated(confusion, stage.mesh), {}
     state, confusion, meta = checkpointer.restore(state, confusion, stage.mesh)
     if meta["key"] != stage.meta["key"]:
         raise CheckpointError(

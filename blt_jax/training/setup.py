@@ -1,7 +1,7 @@
 """What all stages of a run share: data, model, devices, evaluation."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from blt_jax import losses
 from blt_jax.config import ConfigError
+from blt_jax.data.bad_files import BadFiles
 from blt_jax.data.datasets import Dataset, Split, load_dataset
-from blt_jax.data.pipeline import batches, eval_dataset
+from blt_jax.data.pipeline import Batch, batches, eval_dataset
 from blt_jax.data.shots import ShotMasks, shot_masks, tail_mask
 from blt_jax.metrics.accuracy import shot_accuracies
 from blt_jax.metrics.confusion import confusion_counts
-from blt_jax.models.classifier import Model, ModelSpec, build_model
+from blt_jax.models.classifier import WITH_MEMORY, Model, ModelSpec, build_model
 from blt_jax.training.augment import Normalisation
 from blt_jax.training.evaluate import EvalStep, Evaluation, evaluate, make_eval_step
 from blt_jax.training.mesh import make_mesh
@@ -74,10 +75,33 @@ def prepare(
         model=model,
         mesh=mesh,
         normalisation=normalisation,
-        eval_step=make_eval_step(
-            model, mesh=mesh, normalisation=normalisation, dtype=image_dtype(model)
-        ),
+        eval_step=_eval_step(model, mesh, normalisation),
         workdir=workdir,
+    )
+
+
+def plain(setup: Setup) -> Setup:
+    """What stage 1 has of it: a network without the parts that a system adds later.
+
+    A head with a memory gives way to the linear one, as in OLTR, and there is no
+    attention. Other networks are the same in both stages.
+    """
+    options = setup.config.model
+    with_memory = options.head in WITH_MEMORY
+    if not (with_memory or options.attention):
+        return setup
+    config = setup.config.copy_and_resolve_references()
+    config.model.attention = False
+    if with_memory:
+        config.model.head = "linear"
+    model = build_model(model_spec(config, setup.dataset.num_classes))
+    eval_step = _eval_step(model, setup.mesh, setup.normalisation)
+    return dataclasses.replace(setup, config=config, model=model, eval_step=eval_step)
+
+
+def _eval_step(model: Model, mesh: Mesh, normalisation: Normalisation) -> EvalStep:
+    return make_eval_step(
+        model, mesh=mesh, normalisation=normalisation, dtype=image_dtype(model)
     )
 
 
@@ -176,6 +200,20 @@ def evaluate_split(
     setup: Setup, split: Split, params: Any, batch_stats: Any
 ) -> Evaluation:
     """Predict every image of a split once."""
+    return evaluate(
+        setup.eval_step,
+        params,
+        batch_stats,
+        eval_batches(setup, split),
+        labels=split.labels,
+        mesh=setup.mesh,
+    )
+
+
+def eval_batches(
+    setup: Setup, split: Split, *, bad_files: BadFiles | None = None
+) -> Iterator[Batch]:
+    """This host's part of a split in order, each image once; see `eval_dataset`."""
     config = setup.config
     size = config.evaluation.batch_size
     padded = eval_dataset(
@@ -186,19 +224,13 @@ def evaluate_split(
         num_threads=config.data.threads,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
+        bad_files=bad_files,
     )
-    return evaluate(
-        setup.eval_step,
-        params,
-        batch_stats,
-        batches(
-            padded,
-            buffer=config.data.buffer,
-            num_workers=config.data.workers,
-            stall_seconds=config.data.stall_seconds,
-        ),
-        labels=split.labels,
-        mesh=setup.mesh,
+    return batches(
+        padded,
+        buffer=config.data.buffer,
+        num_workers=config.data.workers,
+        stall_seconds=config.data.stall_seconds,
     )
 
 

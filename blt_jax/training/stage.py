@@ -33,7 +33,7 @@ class Stage:
     train_step: Any  # jitted (state, batch, confusion, key) -> (state, sums)
     batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]  # from a step on
     place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # on devices
-    create_state: Callable[[], TrainState]  # at step 0
+    create_state: Callable[[], TrainState]  # at step 0; resuming asks its shapes
     validate: Callable[[TrainState], Evaluation]
     score: Callable[[Evaluation], dict[str, Any]]  # "overall" chooses the best
     # Names of the classes that cannot be hallucinated after it.
@@ -45,6 +45,8 @@ class Stage:
     ids: Sequence[str]  # names of the training images by record
     seed_dtype: type = np.uint8  # of the seeds' images: float from a bank
     bank: Callable[[], Bank] | None = None  # makes it, once; None: no static arm
+    # What only a new stage needs, and takes long: from that state on the devices.
+    begin: Callable[[TrainState], TrainState] = lambda state: state
     skip_not_finite: int = 0  # bad steps in a row that may be left out
     changes: Sequence[Mapping[str, Any]] = ()  # of the configuration, before this start
     log_every: int = 50

@@ -1,8 +1,8 @@
 """The two stages of Sec. 4.2, built from a configuration.
 
-Stage 1 trains plainly: shuffled epochs, cross-entropy. Stage 2 begins with its
-backbone, draws a new head, and does what a system is made of: sampler, loss,
-hallucination.
+Stage 1 trains plainly: shuffled epochs, cross-entropy, no attention or memory. Stage 2
+begins with its backbone, draws a new head, and does what a system is made of: sampler,
+loss, hallucination, memory.
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,21 @@ from blt_jax.data.sampler import GammaBalancedSampler, Sampler, ShuffledSampler
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
 from blt_jax.training.bank import DTYPE, feed_from_bank
+from blt_jax.training.centroids import class_means
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.draws import initial_key
-from blt_jax.training.feed import make_feed
+from blt_jax.training.feed import bad_files, make_feed
 from blt_jax.training.frozen import bank_maker, check_frozen, frozen_digest
 from blt_jax.training.optimizer import make_optimizer, make_schedule
 from blt_jax.training.setup import (
     Setup,
+    eval_batches,
     evaluate_split,
     image_dtype,
     make_losses,
     model_meta,
     never_confused,
+    plain,
     score,
     steps_per_epoch,
     tail,
@@ -94,6 +97,7 @@ def _sampler(setup: Setup, name: str, *, per_epoch: int, seed: int) -> Sampler:
 
 def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
     """Everything `train_stage` needs for one stage."""
+    setup = plain(setup) if name == "stage1" else setup
     config, dataset, model = setup.config, setup.dataset, setup.model
     options, data = config[name], config.data
     per_epoch = steps_per_epoch(setup)
@@ -108,7 +112,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
                 milestones=tuple(options.milestones),
                 decay=options.decay,
             )
-            for group in ("backbone", "head")
+            for group in model.groups
         },
         **config.optimizer.to_dict(),
     )
@@ -164,6 +168,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         batches=feed.batches,
         place=feed.place,
         create_state=initial_state,
+        begin=lambda state: _fill_memory(setup, name, state),
         validate=lambda state: evaluate_split(
             setup, dataset.val, state.params, state.batch_stats
         ),
@@ -244,26 +249,61 @@ def _stage1_source(setup: Setup) -> Path | None:
     return None
 
 
+def _fill_memory(setup: Setup, name: str, state: TrainState) -> TrainState:
+    """A new stage's centroids: class means of the features that it begins with.
+
+    All training images once, evaluation crop. Projection and backbone are those of
+    stage 1 and fresh attention adds nothing, so these are stage 1's own features. (In
+    the published code a freshly drawn projection lies between.)
+    """
+    if "memory" not in state.params:
+        return state
+    split = setup.dataset.train
+    if jax.process_index() == 0:
+        print(f"{name}: class means of {len(split)} training images", flush=True)
+    centroids = class_means(
+        setup.model,
+        state.params,
+        state.batch_stats,
+        eval_batches(setup, split, bad_files=bad_files(setup)),
+        mesh=setup.mesh,
+        normalisation=setup.normalisation,
+        dtype=image_dtype(setup.model),
+    )
+    return state._replace(params={**state.params, "memory": {"centroids": centroids}})
+
+
 def _take_backbone(
     source: Path, params: Mapping[str, Any], batch_stats: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The backbone of a checkpoint under the freshly drawn head."""
+    """The backbone of a checkpoint under the freshly drawn head.
+
+    Attention that it lacks stays as it is drawn. Where a memory is asked by a linear
+    classifier, that of the checkpoint is taken if it is linear too.
+    """
     arrays, _ = load_checkpoint(source)
+    backbone, head = params["backbone"], params["head"]
+    trained = arrays["params"]
+    fresh = {
+        part: backbone[part]
+        for part in ("attention",)
+        if part in backbone and part not in trained["backbone"]
+    }
+    known = {part: tree for part, tree in backbone.items() if part not in fresh}
 
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
 
-    mine = (shapes(params["backbone"]), shapes(batch_stats["backbone"]))
-    theirs = (
-        shapes(arrays["params"]["backbone"]),
-        shapes(arrays["batch_stats"]["backbone"]),
-    )
+    mine = (shapes(known), shapes(batch_stats["backbone"]))
+    theirs = (shapes(trained["backbone"]), shapes(arrays["batch_stats"]["backbone"]))
     if mine != theirs:
         raise ConfigError(
             f"the backbone in {source} is not the configured one: set config.model as "
             "it was trained, or name another config.stage1.checkpoint"
         )
+    if shapes(head.get("coefficients")) == shapes(trained["head"]):
+        head = {**head, "coefficients": trained["head"]}
     return (
-        {**params, "backbone": arrays["params"]["backbone"]},
+        {**params, "backbone": {**trained["backbone"], **fresh}, "head": head},
         {**batch_stats, "backbone": arrays["batch_stats"]["backbone"]},
     )
