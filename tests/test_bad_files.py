@@ -210,9 +210,24 @@ def test_the_log_counts_images_not_slots():
 
 
 def test_evaluation_never_leaves_an_image_out():
-    dataset = eval_dataset(make_split(), batch_size=8, image_size=8, resize=8)
+    options = {"batch_size": 8, "image_size": 8, "resize": 8}
+    dataset = eval_dataset(make_split(), **options)
     with pytest.raises(BadImageError, match=r"^4\.jpg: not a whole"):
         list(batches(dataset))
+
+
+def test_a_pass_over_the_training_split_takes_the_same_images_as_training(tmp_path):
+    options = {"batch_size": 36, "image_size": 8, "resize": 8}
+    split, path = make_split(), tmp_path / "bad_files.csv"
+    policy = BadFiles("skip", split, class_names=NAMES, csv_path=path)
+    (found,) = batches(eval_dataset(split, bad_files=policy, **options))
+    (whole,) = batches(eval_dataset(make_split(bad=()), **options))
+    taken = {int(r["record"]): r["replaced_by"] for r in rows_of(path)}
+    assert set(taken) == set(BAD)
+    for record in range(len(LABELS)):
+        other = int(taken[record].removesuffix(".jpg")) if record in taken else record
+        np.testing.assert_array_equal(found["image"][record], whole["image"][other])
+        assert LABELS[other] == found["label"][record] == LABELS[record]
 
 
 def bad_file(i):

@@ -60,6 +60,21 @@ def test_sgd_step_by_step():
         np.testing.assert_allclose(params[group]["w"], value, rtol=1e-5)
 
 
+def test_a_memory_has_a_rate_of_its_own_where_there_is_one():
+    rates = {"backbone": lambda step: 0.1, "head": lambda step: 1.0}
+    params = {"backbone": jnp.array(2.0), "head": jnp.array(2.0)}
+    without = make_optimizer(rates, weight_decay=0.0).init(params)
+    params["memory"] = {"centroids": jnp.ones((2, 3))}
+    optimizer = make_optimizer(rates | {"memory": lambda step: 0.01}, weight_decay=0.5)
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    np.testing.assert_allclose(updates["memory"]["centroids"], -0.01 * 1.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["head"], -(1 + 0.5 * 2), rtol=1e-6)
+    # The state of a model without one has no trace of it.
+    assert set(without.inner_states) == {"backbone", "head"}
+    assert set(state.inner_states) == {"backbone", "head", "memory"}
+
+
 def test_adamw_decouples_the_decay():
     optimizer = make_optimizer(
         {"backbone": lambda step: 0.1, "head": lambda step: 0.1},
