@@ -107,9 +107,9 @@ def default_config() -> ConfigDict:
     config.loss.batch = "none"
     config.loss.batch_weight = 1.0
     config.loss.lifted_margin = 1.0  # a distance of features
-    config.loss.range_margin = 100.0  # a squared distance of features
-    config.loss.range_intra = 1e-4  # weight of the widest ranges of the classes
-    config.loss.range_inter = 1e-4  # weight of the nearest centres
+    config.loss.range_margin = 5.0  # a squared distance of features
+    config.loss.range_intra = 1e-3  # weight of the widest ranges of the classes
+    config.loss.range_inter = 0.1  # weight of the nearest centres
 
     config.hallucination = ConfigDict()
     config.hallucination.enabled = True  # False: the balanced baseline

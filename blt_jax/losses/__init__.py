@@ -137,9 +137,9 @@ def get_batch(
     *,
     weight: float = 1.0,
     lifted_margin: float = 1.0,
-    range_margin: float = 100.0,
-    range_intra: float = 1e-4,
-    range_inter: float = 1e-4,
+    range_margin: float = 5.0,
+    range_intra: float = 1e-3,
+    range_inter: float = 0.1,
 ) -> BatchLoss | None:
     """Return the batch loss of that name, times its weight; None for "none".
 

@@ -37,7 +37,7 @@ def lifted_structure(
     """
     features, same, different = pairs(features, labels, counted)
     distance = distances(features)
-    # Finite: the logarithm of an empty sum would have a gradient of NaN.
+    # Finite: with the minus infinity of an empty sum, NaN would arise on the way.
     none = jnp.finfo(features.dtype).min / 4
     pushes = jnp.where(different, margin - distance, none)
     pushes = jax.nn.logsumexp(pushes, axis=1)

@@ -15,15 +15,16 @@ def range_loss(
     counted: jax.Array | None = None,
     params: Any = None,
     *,
-    intra: float = 1e-4,
-    inter: float = 1e-4,
-    margin: float = 100.0,
+    intra: float = 1e-3,
+    inter: float = 0.1,
+    margin: float = 5.0,
     k: int = 2,
 ) -> jax.Array:
     """Make the widest ranges of each class smaller, and the nearest centres part.
 
     intra * sum over the classes of the batch of `widest_ranges`, and
-    inter * max(0, margin - `nearest_centres`) (arXiv:1611.08976, Eqs. 4-7).
+    inter * max(0, margin - `nearest_centres`) (arXiv:1611.08976). The authors' weights
+    and margin are for much longer features than those of our networks.
 
     Args:
       features: [n, F].
