@@ -102,8 +102,9 @@ def default_config() -> ConfigDict:
     config.loss.focus = 2.0  # gamma of the focal losses
     config.loss.class_weights = "none"  # or effective_number
     config.loss.effective_beta = 0.999  # weight ~ (1 - beta) / (1 - beta^n)
-    # Of the whole batch, added to the mean: none, lifted_structure or range. They
-    # need several images of a class: sampler.name "class_aware".
+    # Of the whole batch, added to the mean: none, lifted_structure, range or centroid.
+    # They need several images of a class: sampler.name "class_aware"; and the last one
+    # a memory: model.head "meta_embedding".
     config.loss.batch = "none"
     config.loss.batch_weight = 1.0
     config.loss.lifted_margin = 1.0  # a distance of features

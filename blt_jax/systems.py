@@ -48,6 +48,18 @@ SYSTEMS: dict[str, System] = {
         {**_CLASS_AWARE, "loss.batch": "lifted_structure"},
     ),
     "range": System("Range loss", {**_CLASS_AWARE, "loss.batch": "range"}),
+    # Dynamic meta-embedding, modulated attention, centroid loss (Liu et al. 2019).
+    "oltr": System(
+        "OLTR",
+        {
+            **_CLASS_AWARE,
+            "model.head": "meta_embedding",
+            "model.attention": True,
+            "loss.batch": "centroid",
+            "loss.batch_weight": 0.01,
+        },
+        stage1={"model.head": "linear", "model.attention": False},
+    ),
     # The paper's row is near that of plain sampling: focal on top of the balancer.
     "focal": System("Focal loss", {**_BASELINE, "loss.name": "focal"}),
     # Weights correct the imbalance once, on natural sampling (Cui et al. 2019); the

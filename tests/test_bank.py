@@ -301,7 +301,7 @@ class Tiny(nnx.Module):
 
     num_features = 8
 
-    def __init__(self, *, projection, dtype, param_dtype, rngs):
+    def __init__(self, *, dtype, param_dtype, rngs, **_):
         types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.norm = BatchNorm(3, **types)
         self.mix = nnx.Linear(3, self.num_features, **types)

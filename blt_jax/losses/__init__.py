@@ -16,6 +16,7 @@ import numpy as np
 
 from blt_jax.choices import check_choice, choose
 from blt_jax.losses.additive_margin_softmax import additive_margin_softmax
+from blt_jax.losses.centroid import centroid
 from blt_jax.losses.cross_entropy import cross_entropy
 from blt_jax.losses.effective_number import effective_number_weights, weigh_classes
 from blt_jax.losses.focal import focal, sigmoid_focal
@@ -31,6 +32,7 @@ __all__ = [
     "BATCH_LOSSES",
     "LOSSES",
     "additive_margin_softmax",
+    "centroid",
     "cross_entropy",
     "effective_number_weights",
     "focal",
@@ -62,6 +64,7 @@ SIGMOID = ("sigmoid_cross_entropy", "sigmoid_focal")  # one against the rest
 BATCH_LOSSES: dict[str, Callable[..., jax.Array]] = {
     "lifted_structure": lifted_structure,
     "range": range_loss,
+    "centroid": centroid,
 }
 
 
