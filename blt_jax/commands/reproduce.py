@@ -47,12 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the command; see its --help."""
     from blt_jax.config import ConfigError, load_config
+    from blt_jax.reports.fields import ResultsError
+    from blt_jax.reports.figure_style import load_matplotlib
     from blt_jax.reproduce.experiments import Output, experiment
     from blt_jax.reproduce.grid import records_in, run_arms
     from blt_jax.training.interruption import InterruptionError
     from blt_jax.training.programs import keep_programs
 
     begin = time.monotonic()
+    if not arguments.name.startswith("table"):
+        load_matplotlib()  # its absence is told before hours of training
     chosen = experiment(arguments.name)
     config = load_config(arguments.config, overrides)
     seeds, out = _seeds(arguments.seeds), Path(arguments.out)
@@ -74,7 +78,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
 
     def draw(records: "Sequence[Record]") -> None:
-        chosen.draw(records, config, output)
+        try:
+            chosen.draw(records, config, output)
+        except ResultsError as error:
+            print(f"{arguments.name} is not drawn yet: {error}", flush=True)
 
     def late() -> bool:
         minutes = (time.monotonic() - begin) / 60

@@ -117,18 +117,24 @@ def look(number: int) -> Look:
     )
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Matplotlib with our settings and nobody else's, within the block.
-
-    Raises ValueError, in one line, where matplotlib is not installed.
-    """
+def load_matplotlib() -> Any:
+    """The package; raises ValueError, saying how to install it, where it is missing."""
     try:
         import matplotlib
     except ImportError:
         raise ValueError(
             "figures need matplotlib; install it with: pip install 'blt-jax[figures]'"
         ) from None
+    return matplotlib
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib with our settings and nobody else's, within the block.
+
+    Raises ValueError, in one line, where matplotlib is not installed.
+    """
+    matplotlib = load_matplotlib()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
