@@ -70,7 +70,7 @@ def test_a_plan_goes_on_from_the_shared_stage_and_its_frozen_model() -> None:
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_arms_have_one_name_each_and_a_configuration(name: str) -> None:
     arms = EXPERIMENTS[name].arms(load_config(SMALL))
-    assert len(arms) > 1
+    assert arms
     assert len({arm.name for arm in arms}) == len(arms)
     for arm in arms:
         assert plan(arm, 0, SMALL, (), Path("out")).config.seed == 0

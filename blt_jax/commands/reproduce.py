@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="table1, table2, fig3a to fig3f, fig4, fig5ab, fig5c, fig5d, pareto",
+        help="table1, table2, fig3a to fig3f, fig4, fig5ab, fig5c, fig5d, timing, "
+        "pareto",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="what to train")
     parser.add_argument(
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.training.programs import keep_programs
 
     begin = time.monotonic()
-    if not arguments.name.startswith("table"):
+    if not arguments.name.startswith(("table", "timing")):
         load_matplotlib()  # its absence is told before hours of training
     chosen = experiment(arguments.name)
     config = load_config(arguments.config, overrides)

@@ -29,6 +29,7 @@ from blt_jax.reports.scatter_figures import draw_accuracy_against_flops, draw_pa
 from blt_jax.reports.summary import summarise
 from blt_jax.reports.summary_files import write_summary
 from blt_jax.reproduce.arms import Arm
+from blt_jax.reproduce.timing import write_timing
 from blt_jax.systems import SYSTEMS
 
 
@@ -302,6 +303,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         "Errors of tail classes by rank of the mistaken class",
         _systems("plain", "neither", "augmentations", "oltr", "blt"),
         _figure(lambda records: draw_error_against_rank(_titled(records))),
+    ),
+    "timing": Experiment(
+        "What hallucination costs",
+        _systems("blt"),
+        lambda records, config, output: write_timing(
+            records, config, output.folder, output.name
+        ),
     ),
     "pareto": Experiment("Few-shot for many-shot", _pareto_arms, _trade_offs),
 }

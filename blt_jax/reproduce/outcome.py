@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from blt_jax.bench.document import device_description
 from blt_jax.models.flops import count_flops
 from blt_jax.reports.records import (
     Ascent,
@@ -67,7 +68,7 @@ def make_record(plan: Plan, setup: Setup, config_file: str) -> Record:
             "stage2": _seconds(plan.workdir / "stage2" / "metrics.jsonl"),
         },
         environment=Environment(
-            device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+            device=device_description(),
             versions={
                 name: made_with["versions"][name] for name in ("blt-jax", "jax", "flax")
             },
