@@ -45,7 +45,11 @@ SYSTEMS: dict[str, System] = {
     # competitors have its sampler.
     "lifted_structure": System(
         "Lifted loss",
-        {**_CLASS_AWARE, "loss.batch": "lifted_structure"},
+        {
+            **_CLASS_AWARE,
+            "loss.batch": "lifted_structure",
+            "loss.batch_weight": 0.1,
+        },
     ),
     "range": System("Range loss", {**_CLASS_AWARE, "loss.batch": "range"}),
     # Dynamic meta-embedding, modulated attention, centroid loss (Liu et al. 2019).
@@ -103,7 +107,7 @@ SYSTEMS: dict[str, System] = {
         {
             **_NO_HALLUCINATION,
             "loss.name": "additive_margin_softmax",
-            "loss.margin": 0.1,
+            "loss.margin": 0.35,
         },
     ),
     # Table 1 and Fig. 3e: BLT without any image appended.
