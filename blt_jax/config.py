@@ -120,6 +120,7 @@ def check_config(config: ConfigDict) -> None:
         "hallucination.step_rule": ("gradient", "accumulated", "newton", "none"),
         "sampler.name": ("gamma", "shuffled", "class_aware"),
         "stage1.schedule": ("multistep", "cosine"),
+        "stage2.method": ("classifier", "weight_generator"),
         "stage2.schedule": ("multistep", "cosine"),
         "optimizer.name": ("sgd", "adamw"),
     }
@@ -143,6 +144,9 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError("config.data.stall_seconds must be above 0")
     if not 0 <= config.hallucination.tail_fraction <= 1:
         raise ConfigError("config.hallucination.tail_fraction must lie in [0, 1]")
+    for name in ("fake_novel", "feature_dropout"):
+        if not 0 <= config.stage2[name] < 1:
+            raise ConfigError(f"config.stage2.{name} must lie in [0, 1)")
     scores = tuple(config.hallucination.threshold)
     rising = all(low <= high for low, high in itertools.pairwise(scores))
     if len(scores) < 2 or not (rising and scores[0] > 0 and scores[-1] < 1):

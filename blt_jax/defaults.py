@@ -81,11 +81,12 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.backbone = "resnet10"
-    config.model.head = "squashing_cosine"  # or linear, meta_embedding
+    config.model.head = "squashing_cosine"  # or linear, cosine, meta_embedding
     config.model.alpha = 16.0
     config.model.beta = 0.5
     config.model.projection = True  # 512 -> 512 + ReLU before the head
     config.model.attention = False  # modulated attention before the pooling (OLTR)
+    config.model.feature_relu = True  # False: no ReLU after the projection
     # Of the convolutions; auto: bfloat16 on GPU and TPU, float32 on CPU.
     config.model.dtype = "auto"
 
@@ -154,6 +155,12 @@ def default_config() -> ConfigDict:
     config.stage1.checkpoint = ""  # take this finished stage 1 instead of training
 
     config.stage2 = ConfigDict()  # balancer, new head, BLT
+    # Or weight_generator: the backbone and head of stage 1; the backbone is frozen, and
+    # a generator learns to write the weights of tail classes.
+    config.stage2.method = "classifier"
+    config.stage2.generator_lr = 0.01
+    config.stage2.fake_novel = 0.25  # share of a batch's classes that are generated
+    config.stage2.feature_dropout = 0.5
     config.stage2.epochs = 55
     config.stage2.schedule = "multistep"
     config.stage2.milestones = (23, 38, 52)

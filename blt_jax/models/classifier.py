@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from blt_jax.choices import check_choice
+from blt_jax.models.cosine_head import CosineHead
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
 from blt_jax.models.meta_embedding import Memory, MetaEmbeddingHead
 from blt_jax.models.resnet import BACKBONES
@@ -37,6 +38,8 @@ class ModelSpec:
       beta: squashing of the squashing-cosine head (Eq. 2).
       projection: the linear layer with ReLU after the pooling ("fc_add").
       attention: modulated attention before the pooling (OLTR).
+      feature_relu: whether that layer's result goes through the ReLU; False needs
+        the projection.
       dtype: of the convolutions: float32, bfloat16, float64; "auto": bfloat16 on
         GPU and TPU, param_dtype on CPU. Normalisation, head, loss and scores keep at
         least float32.
@@ -50,6 +53,7 @@ class ModelSpec:
     beta: float = 0.5
     projection: bool = True
     attention: bool = False
+    feature_relu: bool = True
     dtype: str = "auto"
     param_dtype: str = "float32"
 
@@ -109,10 +113,25 @@ def meta_embedding(
     )
 
 
+def cosine(
+    spec: ModelSpec,
+    in_features: int,
+    *,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> CosineHead:
+    """Cosine head with a learned scale."""
+    return CosineHead(
+        in_features, spec.num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+    )
+
+
 HEADS: dict[str, Callable[..., nnx.Module]] = {
     "squashing_cosine": squashing_cosine,
     "linear": linear,
     "meta_embedding": meta_embedding,
+    "cosine": cosine,
 }
 # Heads whose second argument is a memory's centroids.
 WITH_MEMORY = ("meta_embedding",)
@@ -128,7 +147,10 @@ class Classifier(nnx.Module):
             "rngs": rngs,
         }
         self.backbone = BACKBONES[spec.backbone](
-            projection=spec.projection, attention=spec.attention, **types
+            projection=spec.projection,
+            attention=spec.attention,
+            feature_relu=spec.feature_relu,
+            **types,
         )
         self.head = HEADS[spec.head](spec, self.backbone.num_features, **types)
         if spec.head in WITH_MEMORY:
@@ -151,7 +173,8 @@ class Model:
 
     Every method but `init` takes `params` and `batch_stats` as `init` returns
     them: nested dicts with 'backbone' and, in params, 'head' on top. A head with
-    a memory adds 'memory': {'centroids': [C, F]} to params.
+    a memory adds 'memory': {'centroids': [C, F]} to params. Other groups of params,
+    which a method of training may have beside these, are left out.
 
     Attributes:
       spec: what it was built from.
@@ -188,7 +211,7 @@ class Model:
 
         Rows do not depend on each other.
         """
-        module = nnx.merge(self._eval_graph, params, batch_stats)
+        module = nnx.merge(self._eval_graph, self._own(params), batch_stats)
         return module(images)
 
     def apply_train(
@@ -204,14 +227,17 @@ class Model:
         outputs of the others are there but mean nothing. Returns the output of the
         head and the new batch_stats.
         """
-        module = nnx.merge(self._train_graph, params, batch_stats)
+        module = nnx.merge(self._train_graph, self._own(params), batch_stats)
         output = module(images, mask)
         return output, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
     def features(self, params: Tree, batch_stats: Tree, images: jax.Array) -> jax.Array:
         """Features [n, F] of images [n, H, W, 3], in evaluation mode."""
-        module = nnx.merge(self._eval_graph, params, batch_stats)
+        module = nnx.merge(self._eval_graph, self._own(params), batch_stats)
         return module.backbone(images)
+
+    def _own(self, params: Tree) -> Tree:
+        return {group: params[group] for group in self.groups}
 
 
 def build_model(spec: ModelSpec) -> Model:
@@ -227,6 +253,11 @@ def build_model(spec: ModelSpec) -> Model:
     check_choice("model.param_dtype", spec.param_dtype, _PARAM_DTYPES)
     if spec.num_classes < 1:
         raise ValueError(f"the number of classes is {spec.num_classes}, not >= 1")
+    if not (spec.feature_relu or spec.projection):
+        raise ValueError(
+            "model.feature_relu False leaves out the ReLU after the projection, and "
+            "model.projection is False: set it to True"
+        )
     wide = "float64" in (spec.dtype, spec.param_dtype)
     if wide and jax.dtypes.canonicalize_dtype("float64") != "float64":
         raise ValueError(

@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 class HeadOutput(NamedTuple):
     """What a head says about n images and C classes.
 
-    For every head `logits == cosine * scale`, plus the bias where it has one.
+    For every head `logits == cosine * scale`, plus the bias where it has one (times the
+    scale in CosineHead).
     """
 
     logits: jax.Array  # [n, C]
@@ -71,15 +72,15 @@ class SquashingCosineHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> HeadOutput:
         """Classify features [n, d]; scale is [n, 1]."""
-        x, kernel = _promote(self.dtype, features, self.kernel[...])
-        norm, divisor = _norm(x, axis=1)
-        projected = _dot(x, kernel / _norm(kernel, axis=0)[1])
+        x, kernel = promote(self.dtype, features, self.kernel[...])
+        length, divisor = norm(x, axis=1)
+        projected = dot(x, kernel / norm(kernel, axis=0)[1])
         # With beta = 0 a zero feature would be divided by zero.
-        squash = self.alpha / (self.beta + (norm if self.beta > 0 else divisor))
+        squash = self.alpha / (self.beta + (length if self.beta > 0 else divisor))
         return HeadOutput(
             logits=squash * projected,
             cosine=projected / divisor,
-            scale=squash * norm,
+            scale=squash * length,
             features=x,
         )
 
@@ -112,16 +113,16 @@ class LinearHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> HeadOutput:
         """Classify features [n, d]; scale is [n, C], |w_c| |x|."""
-        x, kernel, bias = _promote(
+        x, kernel, bias = promote(
             self.dtype, features, self.kernel[...], self.bias[...]
         )
-        norm, divisor = _norm(x, axis=1)
-        weight_norm, weight_divisor = _norm(kernel, axis=0)
-        projected = _dot(x, kernel)
+        length, divisor = norm(x, axis=1)
+        weight_length, weight_divisor = norm(kernel, axis=0)
+        projected = dot(x, kernel)
         return HeadOutput(
             logits=projected + bias[None, :],
             cosine=projected / divisor / weight_divisor,
-            scale=norm * weight_norm,
+            scale=length * weight_length,
             features=x,
         )
 
@@ -141,18 +142,20 @@ def uniform_fan_in(
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _promote(dtype: DTypeLike, *arrays: jax.Array) -> list[jax.Array]:
+def promote(dtype: DTypeLike, *arrays: jax.Array) -> list[jax.Array]:
+    """The arrays in the widest dtype of theirs and `dtype`."""
     dtype = jnp.result_type(dtype, *arrays)
     return [jnp.asarray(array, dtype) for array in arrays]
 
 
-def _dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Matrix product with all bits of its factors."""
     # Accelerators would round float32 factors to fewer bits; a head is small, and
     # its probabilities decide when an ascent stops.
     return jnp.dot(x, kernel, precision=lax.Precision.HIGHEST)
 
 
-def _norm(x: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array]:
+def norm(x: jax.Array, *, axis: int) -> tuple[jax.Array, jax.Array]:
     """L2 norm, axis kept, and the same with 1 for 0, to divide by.
 
     The root is never taken at 0, where its gradient is infinite; a select after

@@ -100,6 +100,7 @@ class ResNet(nnx.Module):
         small_images: bool = False,
         projection: bool = True,
         attention: bool = False,
+        feature_relu: bool = True,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -114,6 +115,7 @@ class ResNet(nnx.Module):
           block: what the stages are made of.
           projection: a last linear layer with ReLU to at most 512 features ("fc_add").
           attention: modulated attention on the last stage's maps (`attention`).
+          feature_relu: False leaves out that ReLU.
           dtype: of the convolutions; weights are cast to it.
           param_dtype: of weights and of batch normalisation as a whole.
           rngs: source of the initial weights.
@@ -125,6 +127,7 @@ class ResNet(nnx.Module):
         }
         self.dtype = jnp.dtype(dtype)
         self.small_images = small_images
+        self.feature_relu = feature_relu
         self.stem_conv = _conv(
             3,
             width,
@@ -190,7 +193,10 @@ class ResNet(nnx.Module):
         # A mean over many pixels needs more bits than a 16-bit sum has.
         sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
         x = jnp.mean(x, axis=(1, 2), dtype=sum_dtype).astype(x.dtype)
-        return x if self.projection is None else nnx.relu(self.projection(x))
+        if self.projection is None:
+            return x
+        x = self.projection(x)
+        return nnx.relu(x) if self.feature_relu else x
 
 
 def resnet10(**options: Any) -> ResNet:

@@ -56,15 +56,16 @@ def import_original(
 
 def _check_backbone(config: ConfigDict) -> None:
     model = config.model
-    if (model.backbone, model.head, model.projection, model.attention) != (
+    found = (model.backbone, model.head, model.projection, model.feature_relu)
+    if model.attention or found != (
         "resnet10",
         "squashing_cosine",
         True,
-        False,
+        True,
     ):
         raise ConfigError(
             "checkpoints of the released code hold a ResNet-10 with projection and a "
             f"squashing-cosine head, but config.model asks for {model.backbone} with "
             f"head {model.head}; projection: {model.projection}; attention: "
-            f"{model.attention}"
+            f"{model.attention}; feature_relu: {model.feature_relu}"
         )
