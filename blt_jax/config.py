@@ -144,9 +144,10 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError("config.data.stall_seconds must be above 0")
     if not 0 <= config.hallucination.tail_fraction <= 1:
         raise ConfigError("config.hallucination.tail_fraction must lie in [0, 1]")
-    for name in ("fake_novel", "feature_dropout"):
-        if not 0 <= config.stage2[name] < 1:
-            raise ConfigError(f"config.stage2.{name} must lie in [0, 1)")
+    if not 0 < config.stage2.fake_novel < 1:
+        raise ConfigError("config.stage2.fake_novel must lie between 0 and 1")
+    if not 0 <= config.stage2.feature_dropout < 1:
+        raise ConfigError("config.stage2.feature_dropout must lie in [0, 1)")
     scores = tuple(config.hallucination.threshold)
     rising = all(low <= high for low, high in itertools.pairwise(scores))
     if len(scores) < 2 or not (rising and scores[0] > 0 and scores[-1] < 1):

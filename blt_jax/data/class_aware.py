@@ -18,9 +18,17 @@ class ClassAwareSampler:
     labels: class of each record [N] int, >= 0.
     images_per_class: k, >= 1.
     seed: 0 ... 2**64 - 1.
+    classes: those to take; None: all.
     """
 
-    def __init__(self, labels: np.ndarray, *, images_per_class: int, seed: int):
+    def __init__(
+        self,
+        labels: np.ndarray,
+        *,
+        images_per_class: int,
+        seed: int,
+        classes: np.ndarray | None = None,
+    ):
         labels = checked_labels(labels)
         if images_per_class < 1:
             raise ValueError(f"sampler.images_per_class: {images_per_class} is below 1")
@@ -29,6 +37,8 @@ class ClassAwareSampler:
         order = np.argsort(labels, kind="stable").astype(np.int64)
         counts = np.bincount(labels)
         self._classes = np.flatnonzero(counts)
+        if classes is not None:
+            self._classes = np.intersect1d(self._classes, classes)
         self._members = np.split(order, np.cumsum(counts)[:-1])
         self._length = len(labels)
 

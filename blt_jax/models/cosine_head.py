@@ -38,17 +38,25 @@ class CosineHead(nnx.Module):
 
     def __call__(self, features: jax.Array) -> HeadOutput:
         """Classify features [n, d]; scale is [n, 1]."""
-        x, kernel, scale, bias = promote(
-            self.dtype,
-            features,
-            self.kernel[...],
-            self.scale[...],
-            self.bias[...],
+        return cosine_output(
+            *promote(
+                self.dtype,
+                features,
+                self.kernel[...],
+                self.scale[...],
+                self.bias[...],
+            )
         )
-        cosine = dot(x / norm(x, axis=1)[1], kernel / norm(kernel, axis=0)[1])
-        return HeadOutput(
-            logits=scale * (cosine + bias),
-            cosine=cosine,
-            scale=jnp.broadcast_to(scale, (len(x), 1)),
-            features=x,
-        )
+
+
+def cosine_output(
+    features: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array
+) -> HeadOutput:
+    """What the head says of features [n, d] with kernel [d, C], scale [], bias []."""
+    cosine = dot(features / norm(features, axis=1)[1], kernel / norm(kernel, axis=0)[1])
+    return HeadOutput(
+        logits=scale * (cosine + bias),
+        cosine=cosine,
+        scale=jnp.broadcast_to(scale, (len(features), 1)),
+        features=features,
+    )

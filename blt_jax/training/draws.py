@@ -14,6 +14,7 @@ import jax.numpy as jnp
 STEPS = 0
 INITIALISE = 1
 BANK = 2
+EPISODES = 3
 
 
 class Draws(NamedTuple):

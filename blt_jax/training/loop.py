@@ -201,6 +201,8 @@ def _train(
                 _report(stage, done, meter, log)
 
         paused = time.monotonic()
+        if stage.complete and (end_of_epoch or stopping or saving):
+            state = stage.complete(state)
         if end_of_epoch:
             evaluation = stage.validate(state)
             scores = stage.score(evaluation)

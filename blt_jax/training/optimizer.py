@@ -1,7 +1,8 @@
 """Learning-rate schedules and optimizers, a learning rate for each parameter group.
 
-Parameters are `{"backbone": ..., "head": ...}`, and in OLTR "memory" too. Weight decay
-is on every parameter, BatchNorm and biases included, as in the released code.
+Parameters are `{"backbone": ..., "head": ...}`, and a method may have groups of its own
+beside them. Weight decay is on every parameter, BatchNorm and biases included, as in
+the released code.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +54,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    learning_rates: Mapping[str, optax.Schedule],
+    learning_rates: Mapping[str, optax.Schedule | None],
     *,
     name: str = "sgd",
     momentum: float = 0.9,
@@ -62,15 +63,17 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """SGD with momentum or AdamW, with one schedule a parameter group.
 
-    learning_rates: one schedule for each group of the parameters. SGD adds the decay to
-    the gradient before the momentum, as PyTorch does; AdamW decouples it.
+    learning_rates: by group; None freezes it. SGD adds the decay to the gradient before
+    the momentum, as PyTorch does; AdamW decouples it.
     gradient_clip bounds the gradient's global L2 norm, and adds nothing to the state,
     so that a run can go on with it. Raises ValueError for another name.
     """
     build = choose("optimizer.name", name, _OPTIMIZERS)
     groups = {
-        group: build(rate, momentum, weight_decay)
-        for group, rate in learning_rates.items()
+        group: optax.set_to_zero()
+        if schedule is None
+        else build(schedule, momentum, weight_decay)
+        for group, schedule in learning_rates.items()
     }
     update = optax.partition(groups, lambda params: {group: group for group in params})
     if gradient_clip is None:

@@ -44,6 +44,8 @@ class Stage:
     mesh: Mesh
     ids: Sequence[str]  # names of the training images by record
     seed_dtype: type = np.uint8  # of the seeds' images: float from a bank
+    # What is calculated, not learned, of the state; before validating and saving.
+    complete: Callable[[TrainState], TrainState] | None = None
     bank: Callable[[], Bank] | None = None  # makes it, once; None: no static arm
     # What only a new stage needs, and takes long: from that state on the devices.
     begin: Callable[[TrainState], TrainState] = lambda state: state

@@ -2,16 +2,15 @@
 
 Stage 1 trains plainly: shuffled epochs, cross-entropy, no attention or memory. Stage 2
 begins with its backbone, draws a new head, and does what a system is made of: sampler,
-loss, hallucination, memory.
+loss, hallucination, memory. Or it keeps the whole model, and learns to write the
+weights of tail classes (`novel_weights`).
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from blt_jax import losses
@@ -22,15 +21,25 @@ from blt_jax.data.sampler import GammaBalancedSampler, Sampler, ShuffledSampler
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
 from blt_jax.training.bank import DTYPE, feed_from_bank
-from blt_jax.training.centroids import class_means
-from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.draws import initial_key
-from blt_jax.training.feed import bad_files, make_feed
+from blt_jax.training.feed import make_feed
 from blt_jax.training.frozen import bank_maker, check_frozen, frozen_digest
+from blt_jax.training.handover import (
+    fill_memory,
+    stage1_source,
+    start_from_prior,
+    take,
+)
+from blt_jax.training.novel_weights import (
+    METHOD,
+    NovelWeights,
+    base_mask,
+    check_weight_generator,
+    new_generator,
+)
 from blt_jax.training.optimizer import make_optimizer, make_schedule
 from blt_jax.training.setup import (
     Setup,
-    eval_batches,
     evaluate_split,
     image_dtype,
     make_losses,
@@ -44,6 +53,7 @@ from blt_jax.training.setup import (
 from blt_jax.training.stage import Stage
 from blt_jax.training.state import TrainState, create_state
 from blt_jax.training.step import make_train_step
+from blt_jax.training.weight_generator_step import make_weight_generator_step
 
 STAGES = ("stage1", "stage2")
 
@@ -68,6 +78,8 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
         )
     if hallucinates and hallucination.frozen_model:
         check_frozen(setup)
+    if _generates(setup, name):
+        check_weight_generator(setup)
     return BatchPlan(
         labels,
         _sampler(setup, name, per_epoch=per_epoch, seed=seed),
@@ -89,7 +101,12 @@ def _sampler(setup: Setup, name: str, *, per_epoch: int, seed: int) -> Sampler:
         return GammaBalancedSampler(labels, gamma=options.gamma, seed=seed)
     if kind == "class_aware":
         return ClassAwareSampler(
-            labels, images_per_class=options.images_per_class, seed=seed
+            labels,
+            images_per_class=options.images_per_class,
+            seed=seed,
+            classes=np.flatnonzero(base_mask(setup))
+            if _generates(setup, name)
+            else None,
         )
     items = per_epoch * setup.config.batch_size
     return ShuffledSampler(len(labels), per_epoch=items, seed=seed)
@@ -101,38 +118,53 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
     config, dataset, model = setup.config, setup.dataset, setup.model
     options, data = config[name], config.data
     per_epoch = steps_per_epoch(setup)
-    optimizer = make_optimizer(
-        {
-            group: make_schedule(
-                options[f"{group}_lr"],
-                schedule=options.schedule,
-                epochs=options.epochs,
-                steps_per_epoch=per_epoch,
-                warmup_epochs=options.warmup_epochs,
-                milestones=tuple(options.milestones),
-                decay=options.decay,
-            )
-            for group in model.groups
-        },
-        **config.optimizer.to_dict(),
+    generates = _generates(setup, name)
+    learned = ("head", "generator") if generates else model.groups
+    schedules: dict[str, optax.Schedule | None] = {
+        group: make_schedule(
+            options[f"{group}_lr"],
+            schedule=options.schedule,
+            epochs=options.epochs,
+            steps_per_epoch=per_epoch,
+            warmup_epochs=options.warmup_epochs,
+            milestones=tuple(options.milestones),
+            decay=options.decay,
+        )
+        for group in learned
+    }
+    optimizer = make_optimizer(  # what is not learned is frozen
+        {"backbone": None, **schedules}, **config.optimizer.to_dict()
     )
     seed = _stage_seed(config.seed, name)
     root = jax.random.key(seed % 2**32)
     hallucination = _hallucination_options(config) if plan.widths else None
-    loss, batch_loss = _losses(setup, name)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        loss,
-        mesh=setup.mesh,
-        normalisation=setup.normalisation,
-        augmentation=Augmentation(**config.augment.to_dict()),
-        hallucination=hallucination,
-        batch_loss=batch_loss,
-        dtype=image_dtype(model),
-        divide_by_all=config.compat == "released",
-        skip_not_finite=config.skip_not_finite > 0,
-    )
+    common: dict[str, Any] = {
+        "mesh": setup.mesh,
+        "normalisation": setup.normalisation,
+        "augmentation": Augmentation(**config.augment.to_dict()),
+        "dtype": image_dtype(model),
+        "skip_not_finite": config.skip_not_finite > 0,
+    }
+    if generates:
+        train_step = make_weight_generator_step(
+            model,
+            optimizer,
+            base_mask(setup),
+            fake_novel=options.fake_novel,
+            dropout=options.feature_dropout,
+            **common,
+        )
+    else:
+        loss, batch_loss = _losses(setup, name)
+        train_step = make_train_step(
+            model,
+            optimizer,
+            loss,
+            hallucination=hallucination,
+            batch_loss=batch_loss,
+            divide_by_all=config.compat == "released",
+            **common,
+        )
 
     feed = make_feed(
         setup,
@@ -149,10 +181,13 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
     def initial_state() -> TrainState:
         params, batch_stats = model.init(initial_key(root))
         if name == "stage2":
-            params = _start_from_prior(setup, params)
-        source = _stage1_source(setup) if name == "stage2" else None
+            params = start_from_prior(setup, params)
+        source = stage1_source(setup) if name == "stage2" else None
         if source is not None:
-            params, batch_stats = _take_backbone(source, params, batch_stats)
+            taken = ("backbone", "head") if generates else ("backbone",)
+            params, batch_stats = take(source, taken, params, batch_stats)
+        if generates:
+            params = {**params, "generator": new_generator(setup, root)}
         return create_state(params, batch_stats, optimizer)
 
     return Stage(
@@ -168,7 +203,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         batches=feed.batches,
         place=feed.place,
         create_state=initial_state,
-        begin=lambda state: _fill_memory(setup, name, state),
+        begin=lambda state: fill_memory(setup, name, state),
         validate=lambda state: evaluate_split(
             setup, dataset.val, state.params, state.batch_stats
         ),
@@ -189,6 +224,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         ids=dataset.train.ids,
         seed_dtype=DTYPE if bank else np.uint8,
         bank=bank,
+        complete=NovelWeights(setup) if generates else None,
         skip_not_finite=config.skip_not_finite,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every_steps,
@@ -196,21 +232,16 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
     )
 
 
+def _generates(setup: Setup, name: str) -> bool:
+    """Whether a stage learns to write weights, in place of a classifier."""
+    return name == "stage2" and setup.config.stage2.method == METHOD
+
+
 def _losses(setup: Setup, name: str) -> tuple[losses.Loss, losses.BatchLoss | None]:
     """Stage 1 trains "without special long-tail techniques" (Sec. 4.2)."""
     if name == "stage1":
         return losses.get("cross_entropy"), None
     return make_losses(setup.config, setup.dataset.class_counts)
-
-
-def _start_from_prior(setup: Setup, params: dict[str, Any]) -> dict[str, Any]:
-    """Under a sigmoid loss every class of a linear head starts at 1 / C."""
-    config = setup.config
-    if config.loss.name not in losses.SIGMOID or config.model.head != "linear":
-        return params
-    head = params["head"]
-    bias = jnp.full_like(head["bias"], losses.prior_bias(setup.dataset.num_classes))
-    return {**params, "head": {**head, "bias": bias}}
 
 
 def _hallucination_options(config: ConfigDict) -> HallucinationOptions:
@@ -237,73 +268,4 @@ def _stage_seed(seed: int, name: str) -> int:
             0
         ]
         >> np.uint64(1)
-    )
-
-
-def _stage1_source(setup: Setup) -> Path | None:
-    config = setup.config
-    if config.stage1.checkpoint:
-        return find_checkpoint(config.stage1.checkpoint)
-    if config.stage1.epochs:
-        return find_checkpoint(setup.workdir / "stage1")
-    return None
-
-
-def _fill_memory(setup: Setup, name: str, state: TrainState) -> TrainState:
-    """A new stage's centroids: class means of the features that it begins with.
-
-    All training images once, evaluation crop. Projection and backbone are those of
-    stage 1 and fresh attention adds nothing, so these are stage 1's own features. (In
-    the published code a freshly drawn projection lies between.)
-    """
-    if "memory" not in state.params:
-        return state
-    split = setup.dataset.train
-    if jax.process_index() == 0:
-        print(f"{name}: class means of {len(split)} training images", flush=True)
-    centroids = class_means(
-        setup.model,
-        state.params,
-        state.batch_stats,
-        eval_batches(setup, split, bad_files=bad_files(setup)),
-        mesh=setup.mesh,
-        normalisation=setup.normalisation,
-        dtype=image_dtype(setup.model),
-    )
-    return state._replace(params={**state.params, "memory": {"centroids": centroids}})
-
-
-def _take_backbone(
-    source: Path, params: Mapping[str, Any], batch_stats: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The backbone of a checkpoint under the freshly drawn head.
-
-    Attention that it lacks stays as it is drawn. Where a memory is asked by a linear
-    classifier, that of the checkpoint is taken if it is linear too.
-    """
-    arrays, _ = load_checkpoint(source)
-    backbone, head = params["backbone"], params["head"]
-    trained = arrays["params"]
-    fresh = {
-        part: backbone[part]
-        for part in ("attention",)
-        if part in backbone and part not in trained["backbone"]
-    }
-    known = {part: tree for part, tree in backbone.items() if part not in fresh}
-
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
-
-    mine = (shapes(known), shapes(batch_stats["backbone"]))
-    theirs = (shapes(trained["backbone"]), shapes(arrays["batch_stats"]["backbone"]))
-    if mine != theirs:
-        raise ConfigError(
-            f"the backbone in {source} is not the configured one: set config.model as "
-            "it was trained, or name another config.stage1.checkpoint"
-        )
-    if shapes(head.get("coefficients")) == shapes(trained["head"]):
-        head = {**head, "coefficients": trained["head"]}
-    return (
-        {**params, "backbone": {**trained["backbone"], **fresh}, "head": head},
-        {**batch_stats, "backbone": arrays["batch_stats"]["backbone"]},
     )

@@ -1,0 +1,139 @@
+"""The weights of tail classes, written from all their training images.
+
+The backbone does not change while the generator learns, so the features of these images
+are calculated once. With the weights the model is an ordinary cosine classifier.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax.config import ConfigError
+from blt_jax.models.weight_generator import generate_from_many, init_generator
+from blt_jax.training.augment import normalise
+from blt_jax.training.draws import initial_key
+from blt_jax.training.mesh import put_batch, put_replicated, replicated, sharded
+from blt_jax.training.setup import Setup, eval_batches, image_dtype, tail
+from blt_jax.training.state import TrainState
+
+METHOD = "weight_generator"
+_NEEDS = {
+    "model.head": "cosine",
+    "sampler.name": "class_aware",
+    "hallucination.enabled": False,
+    "loss.name": "cross_entropy",
+    "loss.class_weights": "none",
+    "loss.batch": "none",
+}
+
+
+def check_weight_generator(setup: Setup) -> None:
+    """Refuse a configuration that the method cannot use; raises ConfigError."""
+    config, base = setup.config, base_mask(setup)
+    asked = f"config.stage2.method {METHOD!r}"
+    for name, needed in _NEEDS.items():
+        group, field = name.split(".")
+        if config[group][field] != needed:
+            raise ConfigError(
+                f"{asked} needs config.{name} {needed!r}, not {config[group][field]!r}"
+            )
+    if not (config.stage1.epochs or config.stage1.checkpoint):
+        raise ConfigError(
+            f"{asked} begins with the model of stage 1: set config.stage1.epochs or "
+            "config.stage1.checkpoint"
+        )
+    if base.sum() < 2 or base.all():
+        raise ConfigError(
+            f"{asked} needs a tail class, and two classes or more that are none; under "
+            f"config.tail.rule {config.tail.rule!r}, value {config.tail.value}, "
+            f"{(~base).sum()} of {len(base)} classes are tail classes"
+        )
+    images = config.sampler.images_per_class
+    if not 2 <= images < config.batch_size:
+        raise ConfigError(
+            f"{asked} needs several images of several classes in a batch: "
+            f"config.sampler.images_per_class {images} must lie between 2 and "
+            f"config.batch_size - 1, {config.batch_size - 1}"
+        )
+
+
+def base_mask(setup: Setup) -> np.ndarray:
+    """The classes whose weights are learned, [C] bool: no tail class."""
+    return ~tail(setup.config, setup.dataset.class_counts)
+
+
+def new_generator(setup: Setup, root: jax.Array) -> dict[str, Any]:
+    """The generator that a stage with this key begins with."""
+    return init_generator(
+        jax.random.fold_in(initial_key(root), 1),
+        num_features=setup.model.num_features,
+        num_base=int(base_mask(setup).sum()),
+        dtype=jnp.dtype(setup.model.spec.param_dtype),
+    )
+
+
+class NovelWeights:
+    """Writes the weights of the tail classes into the head of a state.
+
+    The first call reads the training images of these classes, cropped as for
+    evaluation. A class without any gets a weight of zero.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        base, novel = base_mask(setup), ~base_mask(setup)
+        labels = setup.dataset.train.labels
+        self._split = setup.dataset.train.select(np.flatnonzero(novel[labels]))
+        self._places = (np.cumsum(novel) - 1)[self._split.labels]
+        self._exemplars: tuple[jax.Array, jax.Array] | None = None
+        learned, written = np.flatnonzero(base), np.flatnonzero(novel)
+
+        def write(
+            generator: Any, kernel: jax.Array, features: jax.Array, places: jax.Array
+        ) -> jax.Array:
+            made = generate_from_many(
+                generator,
+                kernel[:, learned].T,
+                features,
+                places,
+                num_classes=len(written),
+            )
+            return kernel.at[:, written].set(made.T)
+
+        whole = replicated(setup.mesh)
+        self._write = jax.jit(write, in_shardings=whole, out_shardings=whole)
+
+    def __call__(self, state: TrainState) -> TrainState:
+        """The same state, but for the head's weights of the tail classes."""
+        if self._exemplars is None:
+            self._exemplars = self._read(state)
+        params, head = state.params, state.params["head"]
+        kernel = self._write(params["generator"], head["kernel"], *self._exemplars)
+        head = {**head, "kernel": kernel}
+        return state._replace(params={**params, "head": head})
+
+    def _read(self, state: TrainState) -> tuple[jax.Array, jax.Array]:
+        """Features [g, n, F] and places [g, n] of all images, -1 for padding."""
+        setup = self._setup
+        whole, split = replicated(setup.mesh), sharded(setup.mesh)
+        dtype = image_dtype(setup.model)
+
+        def features_of(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
+            images = normalise(images, setup.normalisation, dtype)
+            features = setup.model.features(params, batch_stats, images)
+            return features.astype(jnp.promote_types(features.dtype, jnp.float32))
+
+        program = jax.jit(
+            features_of, in_shardings=(whole, whole, split), out_shardings=whole
+        )
+        params, batch_stats = state.params, state.batch_stats
+        found = []
+        for batch in eval_batches(setup, self._split):
+            images = put_batch({"image": batch["image"]}, setup.mesh)["image"]
+            found.append(program(params, batch_stats, images))
+        features = np.stack(jax.device_get(found))
+        places = np.full(features.shape[:2], -1, np.int32)
+        places.reshape(-1)[: len(self._places)] = self._places
+        return put_replicated((features, places), setup.mesh)
