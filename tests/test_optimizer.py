@@ -110,3 +110,14 @@ def test_unknown_names_are_told():
         rates(1, schedule="step", epochs=1)
     with pytest.raises(ValueError, match=r"choose one of: .*adamw"):
         make_optimizer({}, name="adam")
+
+
+def test_a_group_without_a_schedule_is_frozen():
+    optimizer = make_optimizer({"backbone": None, "head": lambda step: 0.5})
+    params = {"backbone": {"w": jnp.ones(3)}, "head": {"w": jnp.ones(3)}}
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(params, state, params)
+    np.testing.assert_array_equal(updates["backbone"]["w"], 0)
+    assert (updates["head"]["w"] != 0).all()
+    # Neither does it keep a momentum.
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 6

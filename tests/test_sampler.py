@@ -191,6 +191,13 @@ def test_class_aware_is_stateless_and_fixed_for_good(places_labels):
     )
 
 
+def test_class_aware_of_some_classes():
+    labels = np.array([3, 1, 0, 3, 3, 1, 3, 3])
+    few = ClassAwareSampler(labels, images_per_class=2, seed=5, classes=[2, 1, 3])
+    drawn = labels[few.take(0, 40)]
+    assert sorted(drawn) == [1] * 20 + [3] * 20  # class 2 has no records
+
+
 def test_class_aware_refuses_no_images():
     with pytest.raises(ValueError, match="images_per_class: 0 is below 1"):
         ClassAwareSampler(np.array([0]), images_per_class=0, seed=0)

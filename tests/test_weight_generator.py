@@ -12,6 +12,7 @@ from blt_jax.models.weight_generator import (
     init_generator,
 )
 
+GENERATE = jax.jit(generate)  # many small programs take longer to compile than one
 FEATURES, BASE = 6, 4
 LABELS = np.array([0, 1, 0, 2, 0, 2])  # of the exemplars
 
@@ -78,7 +79,7 @@ def test_two_base_classes_and_a_novel_one_by_hand(features, expected):
     }
     base = jnp.array([[3.0, 0.0], [0.0, 2.0]])
     shares = jnp.full((1, len(features)), 1 / len(features))
-    found = generate(generator, base, jnp.array(features), shares, jnp.ones(2, bool))
+    found = GENERATE(generator, base, jnp.array(features), shares, jnp.ones(2, bool))
     np.testing.assert_allclose(found, [expected], rtol=1e-6)
 
 
@@ -87,7 +88,7 @@ def test_against_the_formula(usable):
     usable = np.array(usable, bool)
     case = random_case()
     with jax.enable_x64(True):
-        found = generate(*case, shares_of(LABELS, 3), jnp.asarray(usable))
+        found = GENERATE(*case, shares_of(LABELS, 3), jnp.asarray(usable))
     expected = written_out(*case, LABELS, 3, usable)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -104,7 +105,7 @@ def test_values_and_gradients_against_torch():
         return jnp.sum(jnp.sin(made)), made
 
     with jax.enable_x64(True):
-        mine, made = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*case)
+        mine, made = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*case)
     theirs = jax.tree.map(lambda leaf: torch.tensor(leaf, requires_grad=True), case)
     generator, base, features = theirs
     z = unit(features, dim=1)
@@ -128,14 +129,14 @@ def test_values_and_gradients_against_torch():
 
 def test_groups_of_exemplars_give_the_same():
     generator, base, features = case = random_case(np.float32)
-    whole = generate(*case, shares_of(LABELS, 4), jnp.ones(BASE, bool))
+    whole = GENERATE(*case, shares_of(LABELS, 4), jnp.ones(BASE, bool))
     padded = np.concatenate([features, np.ones((2, FEATURES), np.float32)])
     places = np.concatenate([LABELS, [-1, -1]])
-    found = generate_from_many(
+    found = jax.jit(generate_from_many, static_argnames="num_classes")(
         generator,
         base,
-        jnp.asarray(padded.reshape(4, 2, FEATURES)),
-        jnp.asarray(places.reshape(4, 2)),
+        padded.reshape(4, 2, FEATURES),
+        places.reshape(4, 2),
         num_classes=4,
     )
     np.testing.assert_allclose(found, whole, rtol=2e-5, atol=1e-6)
@@ -147,17 +148,20 @@ def test_who_may_not_be_looked_at_has_no_influence():
     usable = jnp.array([True, False, True, True])
     shares = shares_of(LABELS, 3)
 
+    @jax.jit
     def total(generator, base):
-        return jnp.sum(jnp.sin(generate(generator, base, features, shares, usable)))
+        shown = attend(generator, features, usable)
+        made = generate(generator, base, features, shares, usable)
+        return jnp.sum(jnp.sin(made)), shown
 
-    of_generator, of_base = jax.grad(total, argnums=(0, 1))(generator, base)
+    grad = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    (of_generator, of_base), shown = grad(generator, base)
     np.testing.assert_array_equal(of_base[1], 0)
     np.testing.assert_array_equal(of_generator["keys"][1], 0)
     assert (np.abs(of_base[0]) > 0).all()
     other = base.copy()
     other[1] = 1e3
-    assert total(generator, base) == total(generator, other)
-    shown = attend(generator, features, usable)
+    assert total(generator, base)[0] == total(generator, other)[0]
     np.testing.assert_array_equal(shown[:, 1], 0)
     np.testing.assert_allclose(shown.sum(1), 1, rtol=1e-6)
 
@@ -166,13 +170,14 @@ def test_finite_for_one_exemplar_and_for_zeros():
     generator = init_generator(jax.random.key(0), num_features=4, num_base=3)
     base = jnp.ones((3, 4)).at[1].set(0.0)
     features = jnp.zeros((2, 4)).at[0].set(1.0)  # the second one is zero
-    shares = jnp.eye(2)[:, :]
+    shares = jnp.eye(2)
 
     def total(*arguments):
         made = generate(*arguments, shares, jnp.ones(3, bool))
         return jnp.sum(made**2) + jnp.sum(made), made
 
-    found = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(generator, base, features)
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
+    found = gradients(generator, base, features)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 

@@ -1,5 +1,7 @@
 """Class-aware sampling: all classes in turn, several images of each together."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from blt_jax.data import randomness
@@ -27,7 +29,7 @@ class ClassAwareSampler:
         *,
         images_per_class: int,
         seed: int,
-        classes: np.ndarray | None = None,
+        classes: Sequence[int] | np.ndarray | None = None,
     ):
         labels = checked_labels(labels)
         if images_per_class < 1:
