@@ -52,6 +52,17 @@ SYSTEMS: dict[str, System] = {
         },
     ),
     "range": System("Range loss", {**_CLASS_AWARE, "loss.batch": "range"}),
+    # A generator of classifier weights for tail classes (Gidaris & Komodakis 2018).
+    "fslwf": System(
+        "FSLwF",
+        {
+            **_NO_HALLUCINATION,
+            "model.head": "cosine",
+            "model.feature_relu": False,
+            "sampler.name": "class_aware",
+            "stage2.method": "weight_generator",
+        },
+    ),
     # Dynamic meta-embedding, modulated attention, centroid loss (Liu et al. 2019).
     "oltr": System(
         "OLTR",

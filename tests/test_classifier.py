@@ -244,8 +244,8 @@ def test_parts_are_chosen_by_name(head, projection):
             "model.backbone: unknown name 'resnet10-small'; .*: resnet10_small,",
         ),
         (
-            {"head": "cosine"},
-            "model.head: unknown name 'cosine'; .*: squashing_cosine,",
+            {"head": "squashing-cosine"},
+            "model.head: unknown name 'squashing-cosine'; .*: squashing_cosine,",
         ),
         ({"dtype": "float8"}, "model.dtype"),
         ({"param_dtype": "bfloat16"}, "model.param_dtype"),
