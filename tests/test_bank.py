@@ -351,6 +351,7 @@ def records(workdir, kind):
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_a_resumed_static_arm_ends_with_the_same_bits(arm, static, monkeypatch, capsys):
     whole = arm.train("whole", static)
     with pytest.raises(InterruptionError):

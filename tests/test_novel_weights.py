@@ -20,6 +20,8 @@ from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.run import train
 from blt_jax.training.setup import prepare, tail
 
+pytestmark = pytest.mark.slow  # a run of two stages
+
 OVERRIDES = (
     "data.kind=synthetic",
     "data.num_classes=6",

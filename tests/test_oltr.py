@@ -11,13 +11,15 @@ from blt_jax.defaults import default_config
 from blt_jax.hallucination.targets import empty_confusion
 from blt_jax.models import BACKBONES
 from blt_jax.models.resnet import ResNet
-from blt_jax.training import stages
+from blt_jax.training import handover, stages
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.loop import train_stage
 from blt_jax.training.mesh import put_replicated
 from blt_jax.training.run import train
 from blt_jax.training.setup import eval_batches, plain, prepare
+
+pytestmark = pytest.mark.slow  # a run of two stages
 
 CLASSES, SIZE = 4, 8
 OLTR = (
@@ -161,7 +163,6 @@ def test_training_moves_the_memory(finished, tmp_path):
     assert (np.linalg.norm(aside, axis=1) > 1e-4 * np.linalg.norm(first, axis=1)).all()
 
 
-@pytest.mark.slow
 def test_the_centroid_loss_alone_moves_the_memory(finished, tmp_path):
     still = "--config.optimizer.weight_decay=0.0"
     _, stage = stage2(finished, tmp_path, still, "--config.loss.batch=none")
@@ -179,7 +180,6 @@ def test_the_centroid_loss_alone_moves_the_memory(finished, tmp_path):
     np.testing.assert_allclose(twice, 2 * change, rtol=1e-2, atol=1e-7)
 
 
-@pytest.mark.slow
 def test_a_step_on_one_and_on_eight_devices(finished, tmp_path):
     one, eight = (
         one_step(stage2(finished, tmp_path, devices=devices)[1]) for devices in (1, 8)
@@ -192,7 +192,6 @@ def test_a_step_on_one_and_on_eight_devices(finished, tmp_path):
         )
 
 
-@pytest.mark.slow
 def test_a_step_in_16_bits_is_finite(finished, tmp_path):
     _, stage = stage2(finished, tmp_path, "--config.model.dtype=bfloat16")
     _, after, sums = one_step(stage)
@@ -212,7 +211,7 @@ def test_resuming_has_the_same_bits_and_computes_no_means_again(
     def never(*args, **options):
         raise AssertionError("the means were computed again")
 
-    monkeypatch.setattr(stages, "class_means", never)
+    monkeypatch.setattr(handover, "class_means", never)
     train_stage(stages.make_stage(setup, "stage2", stages.make_plan(setup, "stage2")))
     mine, theirs = (
         load_checkpoint(find_checkpoint(folder, which="last"))[0]
@@ -235,8 +234,11 @@ def test_attention_that_stage_1_has_is_not_dropped(finished):
     params, batch_stats = arrays["params"], arrays["batch_stats"]
     bare = {n: t for n, t in params["backbone"].items() if n != "attention"}
     with pytest.raises(ConfigError, match="is not the configured one"):
-        stages._take_backbone(
-            find_checkpoint(finished), {**params, "backbone": bare}, batch_stats
+        handover.take(
+            find_checkpoint(finished),
+            ("backbone",),
+            {**params, "backbone": bare},
+            batch_stats,
         )
 
 
@@ -251,7 +253,7 @@ def test_coefficients_are_not_taken_of_another_kind_of_classifier(
         arrays["params"]["head"].pop("bias")  # as a cosine classifier's
         return arrays, meta
 
-    monkeypatch.setattr(stages, "load_checkpoint", without_bias)
+    monkeypatch.setattr(handover, "load_checkpoint", without_bias)
     drawn = stage.create_state().params["head"]["coefficients"]
     assert drawn["kernel"].shape == taken["kernel"].shape
     assert not np.array_equal(drawn["kernel"], taken["kernel"])

@@ -13,7 +13,7 @@ from blt_jax.data.class_aware import ClassAwareSampler
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 from blt_jax.defaults import default_config
 from blt_jax.models.heads import HeadOutput
-from blt_jax.training import stages
+from blt_jax.training import handover, stages
 from blt_jax.training.setup import prepare
 
 
@@ -86,7 +86,7 @@ def test_sigmoids_of_a_linear_head_start_at_1_in_c(
     changed = [f"--config.loss.name={loss}", f"--config.model.head={head}"]
     setup = prepare(config_with(*changed), tmp_path)
     params, _ = setup.model.init(jax.random.key(0))
-    started = stages._start_from_prior(setup, params)
+    started = handover.start_from_prior(setup, params)
     if (loss, head) != ("sigmoid_focal", "linear"):
         assert started is params
         return
