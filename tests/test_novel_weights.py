@@ -1,5 +1,6 @@
 """Whole runs with the weight generator: what is saved, resumed, loaded and refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -17,8 +18,10 @@ from blt_jax.training.assess import assess
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint, load_meta
 from blt_jax.training.inference import load
 from blt_jax.training.interruption import InterruptionError
+from blt_jax.training.novel_weights import NovelWeights
 from blt_jax.training.run import train
 from blt_jax.training.setup import prepare, tail
+from blt_jax.training.state import TrainState
 
 pytestmark = pytest.mark.slow  # a run of two stages
 
@@ -156,6 +159,30 @@ def test_interrupted_in_an_epoch_and_resumed_bit_for_bit(finished, tmp_path):
         for path in (tmp_path / "run", workdir)
     )
     assert mine == theirs and any(name.startswith("opt_state") for name in mine)
+
+
+def test_a_bad_exemplar_is_replaced_where_training_does_so(finished, tmp_path):
+    setup = prepare(config_with("data.bad_files=skip"), tmp_path)
+    writer, split = NovelWeights(setup), setup.dataset.train
+    bad = int(writer._records[0])
+
+    class Source:
+        def __len__(self):
+            return len(split)
+
+        def __getitem__(self, item):
+            return b"" if item == bad else split.source[item]
+
+    damaged = dataclasses.replace(split, source=Source())
+    dataset = dataclasses.replace(setup.dataset, train=damaged)
+    writer._setup = dataclasses.replace(setup, dataset=dataset)
+    arrays = arrays_of(finished[0])
+    state = TrainState(0, arrays["params"], arrays["batch_stats"], ())
+    kernel = np.asarray(writer(state).params["head"]["kernel"])
+    whole = arrays["params"]["head"]["kernel"]
+    changed = np.flatnonzero((kernel != whole).any(0))
+    assert changed.tolist() == [split.labels[bad]] and np.isfinite(kernel).all()
+    assert split.ids[bad] in (tmp_path / "bad_files.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,9 @@ class Run:
     def __init__(self, devices, *, generator=None, **options):
         self.mesh = make_mesh(devices)
         model = FrozenLayer("float32")
-        rates = dict.fromkeys(("head", "generator"), lambda step: 0.1)
-        optimizer = make_optimizer({"backbone": None, **rates})
+        # One that would decay the backbone, if it were asked.
+        groups = ("backbone", "head", "generator")
+        optimizer = make_optimizer(dict.fromkeys(groups, lambda step: 0.1))
         self.step_fn = make_weight_generator_step(
             model,
             optimizer,

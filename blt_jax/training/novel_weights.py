@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.config import ConfigError
+from blt_jax.data.decode import decode
 from blt_jax.models.weight_generator import generate_from_many, init_generator
 from blt_jax.training.augment import normalise
 from blt_jax.training.draws import initial_key
+from blt_jax.training.feed import bad_files
 from blt_jax.training.mesh import put_batch, put_replicated, replicated, sharded
 from blt_jax.training.setup import Setup, eval_batches, image_dtype, tail
 from blt_jax.training.state import TrainState
@@ -32,6 +34,7 @@ _NEEDS = {
 def check_weight_generator(setup: Setup) -> None:
     """Refuse a configuration that the method cannot use; raises ConfigError."""
     config, base = setup.config, base_mask(setup)
+    counts = setup.dataset.class_counts
     asked = f"config.stage2.method {METHOD!r}"
     for name, needed in _NEEDS.items():
         group, field = name.split(".")
@@ -44,9 +47,9 @@ def check_weight_generator(setup: Setup) -> None:
             f"{asked} begins with the model of stage 1: set config.stage1.epochs or "
             "config.stage1.checkpoint"
         )
-    if base.sum() < 2 or base.all():
+    if np.count_nonzero(counts[base]) < 2 or not counts[~base].any():
         raise ConfigError(
-            f"{asked} needs a tail class, and two classes or more that are none; under "
+            f"{asked} needs images of a tail class, and of two that are none; under "
             f"config.tail.rule {config.tail.rule!r}, value {config.tail.value}, "
             f"{(~base).sum()} of {len(base)} classes are tail classes"
         )
@@ -84,9 +87,8 @@ class NovelWeights:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         base, novel = base_mask(setup), ~base_mask(setup)
-        labels = setup.dataset.train.labels
-        self._split = setup.dataset.train.select(np.flatnonzero(novel[labels]))
-        self._places = (np.cumsum(novel) - 1)[self._split.labels]
+        self._records = np.flatnonzero(novel[setup.dataset.train.labels])
+        self._places = np.cumsum(novel) - 1  # of a class among the tail classes
         self._exemplars: tuple[jax.Array, jax.Array] | None = None
         learned, written = np.flatnonzero(base), np.flatnonzero(novel)
 
@@ -116,7 +118,8 @@ class NovelWeights:
 
     def _read(self, state: TrainState) -> tuple[jax.Array, jax.Array]:
         """Features [g, n, F] and places [g, n] of all images, -1 for padding."""
-        setup = self._setup
+        setup, train = self._setup, self._setup.dataset.train
+        chosen = train.select(_readable(setup, self._records))
         whole, split = replicated(setup.mesh), sharded(setup.mesh)
         dtype = image_dtype(setup.model)
 
@@ -130,10 +133,22 @@ class NovelWeights:
         )
         params, batch_stats = state.params, state.batch_stats
         found = []
-        for batch in eval_batches(setup, self._split):
+        for batch in eval_batches(setup, chosen):
             images = put_batch({"image": batch["image"]}, setup.mesh)["image"]
             found.append(program(params, batch_stats, images))
         features = np.stack(jax.device_get(found))
         places = np.full(features.shape[:2], -1, np.int32)
-        places.reshape(-1)[: len(self._places)] = self._places
+        places.reshape(-1)[: len(chosen)] = self._places[chosen.labels]
         return put_replicated((features, places), setup.mesh)
+
+
+def _readable(setup: Setup, records: np.ndarray) -> np.ndarray:
+    """The records [n], bad ones replaced by others of their class as for training."""
+    if setup.config.data.bad_files != "skip":
+        return records
+    policy, train = bad_files(setup), setup.dataset.train
+
+    def pixels(record: int) -> np.ndarray:
+        return decode(train.source[record], name=train.ids[record])
+
+    return np.array([policy.read(int(record), pixels)[0] for record in records])

@@ -54,7 +54,7 @@ def make_weight_generator_step(
     Args:
       model: the classifier's pure functions; its head is "cosine".
       optimizer: over the parameters, which have a group "generator" (`init_generator`);
-        it must leave the zero gradients of "backbone" alone.
+        what it does to the backbone counts for nothing.
       base_mask: [C] bool, the classes that batches hold. The head's weights of the
         others are zero after every step.
       mesh: devices; batch rows are split over its axis "data".
@@ -111,7 +111,7 @@ def make_weight_generator_step(
         gradients["backbone"] = jax.tree.map(jnp.zeros_like, params["backbone"])
         updates, new_opt_state = optimizer.update(gradients, opt_state, params)
         new_params = optax.apply_updates(params, updates)
-        # As it is: 0 added to -0.0 would be another number.
+        # As it is, whatever the optimizer decays.
         new_params["backbone"] = params["backbone"]
         new = (new_params, batch_stats, new_opt_state)
 
