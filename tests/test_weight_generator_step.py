@@ -1,7 +1,5 @@
 """The step of the weight generator: its loss, what stays as it is, devices."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,8 @@ from test_weight_generator import written_out
 
 from blt_jax.hallucination.targets import empty_confusion
 from blt_jax.models.weight_generator import init_generator
-from blt_jax.training.augment import Augmentation, Normalisation
+from blt_jax.training.augment import Augmentation, Normalisation, augment, normalise
+from blt_jax.training.draws import draw
 from blt_jax.training.episode import Episode, draw_episode
 from blt_jax.training.mesh import make_mesh, put_batch, put_replicated
 from blt_jax.training.optimizer import make_optimizer
@@ -23,6 +22,8 @@ from blt_jax.training.weight_generator_step import (
 
 BASE = np.array([True, False, True, True, False, True])
 NUM_BASE, FEATURES, SIZE, BATCH = 4, 8, 8, 16
+NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+AUGMENTATION = Augmentation(True, 10.0, 0.4, 0.4, 0.4)
 
 
 class FrozenLayer(OneLayer):
@@ -79,8 +80,8 @@ class Run:
             optimizer,
             BASE,
             mesh=self.mesh,
-            normalisation=Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-            augmentation=Augmentation(True, 10.0, 0.4, 0.4, 0.4),
+            normalisation=NORMALISATION,
+            augmentation=AUGMENTATION,
             fake_novel=0.5,
             **options,
         )
@@ -246,16 +247,35 @@ def test_gradients_are_finite_for_a_feature_of_zeros():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
-def test_the_step_draws_the_episode_of_its_key(eight):
-    batch = host_batch(1)
-    place = np.cumsum(BASE) - 1
-    drawn = partial(
-        draw_episode,
-        num_classes=NUM_BASE,
-        num_features=FEATURES,
-        fake_novel=0.5,
-        dropout=0.5,
-    )
-    labels = place[batch["label"]]
-    episode = jax.jit(drawn)(jax.random.key(7), 1, labels, batch["index"])
-    assert eight.sums[1]["trained"] == (~episode.exemplar).sum()
+def test_the_step_is_made_of_its_parts(eight):
+    """The loss of step 0: its draws, features with dropout, base classes alone."""
+    params, batch = eight.begun.params, host_batch(0)
+    key, ordinals = jax.random.key(7), batch["index"]
+    labels = (np.cumsum(BASE) - 1)[batch["label"]]
+
+    @jax.jit
+    def loss_of(params, images):
+        episode = draw_episode(
+            key,
+            0,
+            jnp.asarray(labels),
+            jnp.asarray(ordinals),
+            num_classes=NUM_BASE,
+            num_features=FEATURES,
+            fake_novel=0.5,
+            dropout=0.5,
+        )
+        images = augment(images, draw(key, 0, ordinals), AUGMENTATION, jnp.float32)
+        images = normalise(images, NORMALISATION, jnp.float32)
+        stats = eight.begun.batch_stats
+        features = FrozenLayer("float32").features(params, stats, images)
+        features = features * episode.kept
+        kernel = params["head"]["kernel"][:, np.flatnonzero(BASE)]
+        head = {**params["head"], "kernel": kernel}
+        loss, hits = episode_loss(params["generator"], head, features, labels, episode)
+        return loss, hits.sum(), (~episode.exemplar).sum()
+
+    found = jax.device_get(loss_of(params, batch["image"]))
+    sums = eight.sums[0]
+    np.testing.assert_allclose(found[0], sums["loss"], rtol=1e-5)
+    assert found[1:] == (sums["correct"], sums["trained"])
