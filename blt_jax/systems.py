@@ -56,11 +56,11 @@ SYSTEMS: dict[str, System] = {
     "fslwf": System(
         "FSLwF",
         {
-            **_NO_HALLUCINATION,
+            **_CLASS_AWARE,
             "model.head": "cosine",
             "model.feature_relu": False,
-            "sampler.name": "class_aware",
             "stage2.method": "weight_generator",
+            "stage2.head_lr": 0.01,
         },
     ),
     # Dynamic meta-embedding, modulated attention, centroid loss (Liu et al. 2019).
