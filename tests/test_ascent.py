@@ -140,7 +140,7 @@ ADDED[4, 1] = np.inf
 def test_a_faulty_image_leaves_its_neighbours_alone(step_rule, levels, monkeypatch):
     # A matrix product rounds by its number of rows, and when the cascade narrows
     # depends on all images; so each row is multiplied on its own here.
-    monkeypatch.setattr(heads, "_dot", lambda x, w: jnp.sum(x[:, :, None] * w[None], 1))
+    monkeypatch.setattr(heads, "dot", lambda x, w: jnp.sum(x[:, :, None] * w[None], 1))
     head = heads.SquashingCosineHead(11, 3, rngs=nnx.Rngs(0))
 
     def logits_fn(images):

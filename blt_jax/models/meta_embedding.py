@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
+from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead, dot
 
 # The cosine classifier's constants, and the reachability at a distance of 1.
 _ALPHA, _BETA, _REACH = 16.0, 1.0, 10.0
@@ -74,7 +74,7 @@ class MetaEmbeddingHead(nnx.Module):
         weights = self.coefficients(features)
         x = weights.features  # at least float32
         centroids = lax.stop_gradient(jnp.asarray(centroids, x.dtype))
-        memory = _dot(jax.nn.softmax(weights.logits, axis=1), centroids)
+        memory = dot(jax.nn.softmax(weights.logits, axis=1), centroids)
         selector = jnp.tanh(self.selector(features).logits)
         embedding = reachability(x, centroids) * (x + selector * memory)
         return self.classifier(embedding)._replace(features=x)
@@ -87,14 +87,9 @@ def reachability(features: jax.Array, centroids: jax.Array) -> jax.Array:
     """
     # Squared distances up to |x|^2 choose the centroid. The distance itself is taken
     # of the difference, where it is exact, and [n, C, F] is never made.
-    product = _dot(features, centroids.T)
+    product = dot(features, centroids.T)
     squares = jnp.sum(centroids * centroids, axis=1)
     nearest = jnp.argmin(squares[None, :] - 2 * product, axis=1)
     difference = features - centroids[nearest]
     squared = jnp.sum(difference * difference, axis=1, keepdims=True)
     return _REACH * lax.rsqrt(jnp.maximum(squared, _NEAREST**2))
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    # As in the other heads: accelerators would round float32 factors.
-    return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
