@@ -7,6 +7,7 @@ import pytest
 
 from blt_jax.reports.benchmarks import fill_page, format_benchmark, main
 
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks/results/reproduce"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
@@ -79,7 +80,25 @@ def test_only_the_blocks_of_a_page_are_filled(tmp_path, capsys):
     assert "a.json: not a file of `bench`" in capsys.readouterr().err
 
 
+def test_a_table_is_taken_as_it_is(tmp_path):
+    (tmp_path / "a.md").write_text("| a |\n")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: a.md -->\nold\n<!-- end -->\n")
+    assert fill_page(page) == "<!-- table: a.md -->\n| a |\n<!-- end -->\n"
+
+
 def test_the_page_of_this_project_is_made_from_its_files():
     assert fill_page(PAGE) == PAGE.read_text()
     blocks = PAGE.read_text().count("<!-- table: ")
-    assert blocks and blocks == len(list(PAGE.parents[1].glob("benchmarks/results/*")))
+    files = list(PAGE.parents[1].glob("benchmarks/results/*.json"))
+    assert blocks and blocks == len(files)
+
+
+def test_the_page_of_results_is_made_from_its_records():
+    page = PAGE.with_name("results.md")
+    assert fill_page(page) == page.read_text()
+    for table in sorted(RESULTS.glob("*/table1.json")):
+        content = json.loads(table.read_text())
+        assert content["records"]
+        for file in content["records"]:
+            assert (table.parent / file).exists()

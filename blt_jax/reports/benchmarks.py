@@ -1,9 +1,10 @@
-"""Tables of measurements, written into a page from the files that `bench` left.
+"""Tables, written into a page from the files that `bench` and `reproduce` left.
 
     python -m blt_jax.reports.benchmarks docs/benchmarks.md [--check]
 
 Between the lines `<!-- table: FILE -->` and `<!-- end -->` of the page stands the table
-of one file; its path is relative to the page. All else on the page is left alone.
+of one file, which is a measurement (JSON) or a table already (Markdown); its path is
+relative to the page. All else on the page is left alone.
 """
 
 import argparse
@@ -168,6 +169,8 @@ def fill_page(page: Path) -> str:
 
     def table(block: re.Match[str]) -> str:
         file = page.parent / block[2]
+        if file.suffix == ".md":
+            return f"{block[1]}{file.read_text()}{block[3]}"
         try:
             made = format_benchmark(json.loads(file.read_text()))
         except (KeyError, ValueError) as error:

@@ -13,19 +13,19 @@ from ml_collections import ConfigDict
 
 from blt_jax.choices import choose
 from blt_jax.config import flatten
-from blt_jax.reports.bar_figures import (
+from blt_jax.reports.figures import (
+    Drawing,
+    draw_accuracy_against_flops,
     draw_arms,
-    draw_dynamic_against_static,
-    draw_gains,
-)
-from blt_jax.reports.figure_style import Drawing, save_drawing
-from blt_jax.reports.line_figures import (
     draw_batch_sizes,
+    draw_dynamic_against_static,
     draw_error_against_rank,
+    draw_gains,
+    draw_pareto,
     draw_sweep,
+    save_drawing,
 )
 from blt_jax.reports.records import Record, by_arm
-from blt_jax.reports.scatter_figures import draw_accuracy_against_flops, draw_pareto
 from blt_jax.reports.summary import summarise
 from blt_jax.reports.summary_files import write_summary
 from blt_jax.reproduce.arms import Arm
