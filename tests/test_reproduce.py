@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import made_up_records
 import pytest
 
 from blt_jax import main
-from blt_jax.config import load_config
+from blt_jax.config import ConfigError, load_config
 from blt_jax.exit_codes import ExitCode
-from blt_jax.reports.records import Ascent, read_record
-from blt_jax.reproduce import outcome
+from blt_jax.reports.records import Ascent, read_record, write_record
+from blt_jax.reproduce import grid, outcome
 from blt_jax.reproduce.arms import Arm, plan
 from blt_jax.reproduce.experiments import EXPERIMENTS
 from blt_jax.systems import SYSTEMS
@@ -55,6 +56,33 @@ def test_a_first_stage_is_shared_by_all_that_it_depends_on() -> None:
     ]
     assert len({first, *others}) == 6
     assert planned("plain").stage1_digest == others[0]
+
+
+def test_the_name_of_a_first_stage_outlives_new_fields() -> None:
+    # A change here would train every finished first stage again.
+    assert planned("blt").stage1_digest == "9c66ce836752e910"
+    assert planned("sampling", seed=2).stage1_digest == "8ff978edfb52ca12"
+
+
+def test_a_finished_arm_is_known_by_its_fields(tmp_path: Path) -> None:
+    one = plan(
+        Arm("narrow", "blt", {"hallucination.threshold": (0.05, 0.15)}),
+        0,
+        SMALL,
+        (),
+        tmp_path,
+    )
+    record = made_up_records.record(
+        arm="narrow",
+        overrides=one.arm.overrides(),
+        recipe=made_up_records.recipe(stage1=one.stage1_digest),
+    )
+    one.workdir.mkdir(parents=True)
+    write_record(one.workdir, record)
+    assert grid._finished(one) is not None
+    other = one._replace(arm=Arm("narrow", "blt"))
+    with pytest.raises(ConfigError, match="another configuration"):
+        grid._finished(other)
 
 
 def test_a_plan_goes_on_from_the_shared_stage_and_its_frozen_model() -> None:

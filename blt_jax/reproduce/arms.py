@@ -100,9 +100,17 @@ def _of_stage1(config: ConfigDict) -> ConfigDict:
 
 
 def _digest(stage1: ConfigDict) -> str:
-    """Sixteen hexadecimal digits of everything that may change what stage 1 learns."""
-    fields = flatten(stage1.to_dict())
-    read = {name: fields[name] for name in fields if not _is(name, MAY_CHANGE)}
+    """Sixteen hexadecimal digits of everything that may change what stage 1 learns.
+
+    Fields that are as by default do not enter: one that a later version adds leaves
+    the name of a finished stage as it was. (Whether its directory fits, `train` asks.)
+    """
+    fields, defaults = flatten(stage1.to_dict()), flatten(default_config().to_dict())
+    read = {
+        name: fields[name]
+        for name in fields
+        if fields[name] != defaults[name] and not _is(name, MAY_CHANGE)
+    }
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
 
 

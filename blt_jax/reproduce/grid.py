@@ -4,6 +4,7 @@ Every arm and seed has a directory of its own, in which its run resumes; one who
 record is there is not run again. First stages that are the same are trained once.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,9 +68,10 @@ def _finished(one: Plan) -> Record | None:
         return None
     record = read_record(one.workdir)
     asked = flatten(one.config.to_dict())
+    overrides = json.loads(json.dumps(one.arm.overrides()))  # lists, as in the record
     if (
         record.recipe.stage1 != one.stage1_digest
-        or dict(record.overrides) != one.arm.overrides()
+        or dict(record.overrides) != overrides
         or record.recipe.epochs != (asked["stage1.epochs"], asked["stage2.epochs"])
     ):
         raise ConfigError(
