@@ -7,12 +7,12 @@ jit, grad, shard_map, optax and checkpoints as they are.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from blt_jax.choices import check_choice
 from blt_jax.models.cosine_head import CosineHead
@@ -65,73 +65,14 @@ class ModelSpec:
         return jnp.dtype(self.param_dtype if on_cpu else jnp.bfloat16)
 
 
-def squashing_cosine(
-    spec: ModelSpec,
-    in_features: int,
-    *,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> SquashingCosineHead:
-    """Head of Eq. 2 with the alpha and beta of `spec`."""
-    return SquashingCosineHead(
-        in_features,
-        spec.num_classes,
-        alpha=spec.alpha,
-        beta=spec.beta,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
-
-
-def linear(
-    spec: ModelSpec,
-    in_features: int,
-    *,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> LinearHead:
-    """Affine head."""
-    return LinearHead(
-        in_features, spec.num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-    )
-
-
-def meta_embedding(
-    spec: ModelSpec,
-    in_features: int,
-    *,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> MetaEmbeddingHead:
-    """Head of OLTR, which asks a memory of centroids."""
-    return MetaEmbeddingHead(
-        in_features, spec.num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-    )
-
-
-def cosine(
-    spec: ModelSpec,
-    in_features: int,
-    *,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> CosineHead:
-    """Cosine head with a learned scale."""
-    return CosineHead(
-        in_features, spec.num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-    )
-
-
-HEADS: dict[str, Callable[..., nnx.Module]] = {
-    "squashing_cosine": squashing_cosine,
-    "linear": linear,
-    "meta_embedding": meta_embedding,
-    "cosine": cosine,
+# Head -> what makes it, called with (in_features, num_classes, dtype, ...).
+HEADS: dict[str, Callable[[ModelSpec], Callable[..., nnx.Module]]] = {
+    "squashing_cosine": lambda spec: partial(
+        SquashingCosineHead, alpha=spec.alpha, beta=spec.beta
+    ),
+    "linear": lambda spec: LinearHead,
+    "cosine": lambda spec: CosineHead,
+    "meta_embedding": lambda spec: MetaEmbeddingHead,
 }
 # Heads whose second argument is a memory's centroids.
 WITH_MEMORY = ("meta_embedding",)
@@ -152,7 +93,8 @@ class Classifier(nnx.Module):
             feature_relu=spec.feature_relu,
             **types,
         )
-        self.head = HEADS[spec.head](spec, self.backbone.num_features, **types)
+        make_head = HEADS[spec.head](spec)
+        self.head = make_head(self.backbone.num_features, spec.num_classes, **types)
         if spec.head in WITH_MEMORY:
             self.memory = Memory(
                 spec.num_classes,

@@ -36,7 +36,12 @@ from blt_jax.data.shots import ShotMasks, shot_masks
 from blt_jax.data.whole_file import write_whole
 from blt_jax.metrics.confusion import error_by_rank
 from blt_jax.reports.fields import Fields, ResultsError
-from blt_jax.reports.results import CHECKPOINTS, Evaluation, read_evaluation
+from blt_jax.reports.results import (
+    CHECKPOINTS,
+    Evaluation,
+    find,
+    read_evaluation,
+)
 
 FILE_NAME = "record.json"
 FORMAT = 1
@@ -104,16 +109,7 @@ class Record:
 
     def find(self, checkpoint: str, split: str) -> DetailedEvaluation:
         """The evaluation of that checkpoint on that split, or a ResultsError."""
-        try:
-            return self.results[checkpoint][split]
-        except KeyError:
-            known = [
-                f"{c} on {s}" for c, splits in self.results.items() for s in splits
-            ]
-            raise ResultsError(
-                f"{self.name} has no results of {checkpoint} on {split}; it has: "
-                f"{', '.join(known) or 'none'}"
-            ) from None
+        return find(self.results, checkpoint, split, self.name)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blt_jax.data.whole_file import write_whole
 from blt_jax.reports.fields import Fields, ResultsError
@@ -45,6 +45,25 @@ class Evaluation:
     group_classes: Mapping[str, int] | None = None
 
 
+E = TypeVar("E", bound=Evaluation)
+
+
+def find(
+    results: Mapping[str, Mapping[str, E]], checkpoint: str, split: str, whose: str
+) -> E:
+    """The evaluation of that checkpoint on that split; `whose` is for the message.
+
+    Raises ResultsError, which says what there is.
+    """
+    if split in results.get(checkpoint, {}):
+        return results[checkpoint][split]
+    known = [f"{name} on {each}" for name in results for each in results[name]]
+    raise ResultsError(
+        f"{whose} has no results of {checkpoint} on {split}; it has: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
 @dataclass(frozen=True)
 class Results:
     """One arm: its name, and evaluations by checkpoint ("best", "last") and split."""
@@ -54,16 +73,7 @@ class Results:
 
     def find(self, checkpoint: str, split: str) -> Evaluation:
         """The evaluation of that checkpoint on that split, or a ResultsError."""
-        try:
-            return self.checkpoints[checkpoint][split]
-        except KeyError:
-            known = [
-                f"{c} on {s}" for c, splits in self.checkpoints.items() for s in splits
-            ]
-            raise ResultsError(
-                f"arm {self.arm!r} has no results of {checkpoint} on {split}; it has: "
-                f"{', '.join(known) or 'none'}"
-            ) from None
+        return find(self.checkpoints, checkpoint, split, f"arm {self.arm!r}")
 
 
 def write_results(
