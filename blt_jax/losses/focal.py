@@ -30,7 +30,7 @@ def sigmoid_focal(
     """Sum over the classes of binary cross-entropy times (1 - p)^focus.
 
     p is the sigmoid of the label's logit, and 1 minus the sigmoid for other classes
-    (arXiv:1708.02002, Eq. 4; Cui et al. 2019, arXiv:1901.05555, Eq. 12, whose class
+    (arXiv:1708.02002, Eq. 4; Cui et al. 2019, arXiv:1901.05555, whose class
     weights stand in for alpha). With a focus of 0 this is `sigmoid_cross_entropy`.
     Arguments and result as of `focal`.
     """

@@ -77,7 +77,7 @@ def annealing_schedule(
 ) -> Callable[[jax.Array], jax.Array]:
     """Lambda as a function of the step: max(floor, start / (1 + decay * step)).
 
-    As Liu et al. 2016 (Sec. 4.2) begin with a large lambda, near to cross-entropy,
+    As Liu et al. 2016 begin with a large lambda, near to cross-entropy,
     and lower it to a small one.
     """
 

@@ -32,6 +32,6 @@ def prior_bias(num_classes: int) -> float:
     """The bias with which every sigmoid starts at 1 / C: -log(C - 1).
 
     From 1/2, the C - 1 wrong classes of each image would rule the first steps (Cui et
-    al. 2019, Sec. 4.2). For heads that have a bias.
+    al. 2019). For heads that have a bias.
     """
     return -math.log(max(num_classes - 1, 1))
