@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from blt_jax.models.backbones import BACKBONES
 from blt_jax.models.flops import count_flops
-from blt_jax.models.resnet import BACKBONES, Bottleneck
+from blt_jax.models.resnet import Bottleneck
 
 
 @pytest.mark.parametrize(

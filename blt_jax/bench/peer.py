@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from blt_jax.models.backbones import BACKBONES
 from blt_jax.models.classifier import Model
-from blt_jax.models.resnet import BACKBONES, BasicBlock, Bottleneck, ResNet
+from blt_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from blt_jax.training.augment import Normalisation
 
 try:

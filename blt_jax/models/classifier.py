@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from blt_jax.choices import check_choice
+from blt_jax.models.backbones import BACKBONES
 from blt_jax.models.cosine_head import CosineHead
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
 from blt_jax.models.meta_embedding import Memory, MetaEmbeddingHead
-from blt_jax.models.resnet import BACKBONES
 
 Tree = dict[str, Any]
 

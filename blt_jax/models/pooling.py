@@ -14,6 +14,13 @@ def max_pool(x: jax.Array) -> jax.Array:
     return _max_of_three(_max_of_three(x, axis=2), axis=1)
 
 
+def average_over_pixels(x: jax.Array) -> jax.Array:
+    """Mean over the pixels of x [n, h, w, c]: [n, c], in the dtype of x."""
+    # A mean over many pixels needs more bits than a 16-bit sum has.
+    sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.mean(x, axis=(1, 2), dtype=sum_dtype).astype(x.dtype)
+
+
 def _max_of_three(x: jax.Array, *, axis: int) -> jax.Array:
     size = x.shape[axis]
     out = (size - 1) // 2 + 1

@@ -18,10 +18,8 @@ from jax.typing import DTypeLike
 from blt_jax.models.attention import ModulatedAttention
 from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.convolution import convolution
-from blt_jax.models.heads import uniform_fan_in
-from blt_jax.models.pooling import max_pool
-
-_PROJECTED = 512  # features after "fc_add", at most
+from blt_jax.models.pooling import average_over_pixels, max_pool
+from blt_jax.models.projection import Projection
 
 
 class _Block(nnx.Module):
@@ -127,7 +125,6 @@ class ResNet(nnx.Module):
         }
         self.dtype = jnp.dtype(dtype)
         self.small_images = small_images
-        self.feature_relu = feature_relu
         self.stem_conv = _conv(
             3,
             width,
@@ -158,19 +155,11 @@ class ResNet(nnx.Module):
         for one in blocks.values():
             convolutions += one.convolutions()
         _draw_kernels(convolutions, rngs.params())
-        self.num_features = min(features, _PROJECTED) if projection else features
         self.projection = (
-            nnx.Linear(
-                features,
-                self.num_features,
-                kernel_init=uniform_fan_in,
-                bias_init=lambda key, shape, dtype: uniform_fan_in(
-                    key, shape, dtype, fan_in=features
-                ),
-                **types,
-            )
-            if projection
-            else None
+            Projection(features, relu=feature_relu, **types) if projection else None
+        )
+        self.num_features = (
+            self.projection.out_features if self.projection else features
         )
         # Last, so that the other weights are those of a network without it.
         if attention:
@@ -190,13 +179,8 @@ class ResNet(nnx.Module):
             x = self.blocks[name](x, mask)
         if hasattr(self, "attention"):
             x = self.attention(x)
-        # A mean over many pixels needs more bits than a 16-bit sum has.
-        sum_dtype = jnp.promote_types(x.dtype, jnp.float32)
-        x = jnp.mean(x, axis=(1, 2), dtype=sum_dtype).astype(x.dtype)
-        if self.projection is None:
-            return x
-        x = self.projection(x)
-        return nnx.relu(x) if self.feature_relu else x
+        x = average_over_pixels(x)
+        return x if self.projection is None else self.projection(x)
 
 
 def resnet10(**options: Any) -> ResNet:
@@ -237,18 +221,6 @@ def resnet101(**options: Any) -> ResNet:
 def resnet152(**options: Any) -> ResNet:
     """ResNet-152."""
     return ResNet((3, 8, 36, 3), 64, block=Bottleneck, **options)
-
-
-BACKBONES = {
-    "resnet10": resnet10,
-    "resnet10_narrow": resnet10_narrow,
-    "resnet10_small": resnet10_small,
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "resnet152": resnet152,
-}
 
 
 def _draw_kernels(convolutions: list[nnx.Conv], key: jax.Array) -> None:

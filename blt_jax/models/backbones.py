@@ -1,0 +1,22 @@
+"""All backbones by name.
+
+Each is called with `projection`, `feature_relu`, `dtype`, `param_dtype` and `rngs`,
+and maps normalised images [n, H, W, 3] of any size and an optional mask [n] to
+features [n, num_features].
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from blt_jax.models import resnet
+
+BACKBONES: dict[str, Callable[..., Any]] = {
+    "resnet10": resnet.resnet10,
+    "resnet10_narrow": resnet.resnet10_narrow,
+    "resnet10_small": resnet.resnet10_small,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+}
