@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blt_jax.config import load_config
 from blt_jax.data.datasets import load_dataset
 from blt_jax.data.decode import decode
 from blt_jax.data.folders import load_class_map
@@ -26,6 +27,7 @@ from blt_jax.data.prepare.output import training_flags
 from blt_jax.data.prepare.request import Request
 from blt_jax.data.profiles import exponential, index_hash, long_tailed_indices
 from blt_jax.data.progress import Progress
+from blt_jax.data.shots import tail_mask
 from blt_jax.main import run as main
 
 
@@ -806,3 +808,38 @@ def test_every_preparation_can_be_called_as_the_command_does():
     for name in run.PREPARATIONS:
         assert "request" not in run.options_of(name)
     assert Request(sources=()).lists is None
+
+
+# The configuration to train with
+
+
+def folder_of(root, **images):
+    """Class folders with so many images each."""
+    for name, number in images.items():
+        write_tree(root, [f"{name}/{i}.jpg" for i in range(number)])
+    return root
+
+
+def test_configuration_trains_on_what_was_prepared(tmp_path, capsys):
+    photos, out = folder_of(tmp_path / "photos", cat=40, lemur=6), tmp_path / "out"
+    words = ("folder", "--source", photos, "--out", out, "--val_per_class", 2)
+    assert command(*words) == 0
+    assert f"blt-jax train --config={out}/config.py" in capsys.readouterr().out
+    config = load_config(out / "config.py")
+    assert (config.data.root, config.data.num_classes) == (str(photos), 2)
+    assert config.batch_size == 8  # 42 images: with 256 there were no step
+    assert (config.tail.rule, config.tail.value) == ("threshold", 20.0)
+
+    # It is the owner's from now on.
+    (out / "config.py").write_text("mine")
+    assert command(*words) == 0
+    assert (out / "config.py").read_text() == "mine"
+
+
+def test_configuration_has_tail_classes_where_none_is_few_shot(tmp_path):
+    photos, out = folder_of(tmp_path / "photos", a=40, b=30, c=50), tmp_path / "out"
+    words = ("folder", "--source", photos, "--out", out, "--val_per_class", 2)
+    assert command(*words) == 0
+    tail = load_config(out / "config.py").tail
+    mask = tail_mask(np.array([38, 28, 48]), rule=tail.rule, value=tail.value)
+    assert mask.tolist() == [False, True, False]

@@ -18,6 +18,7 @@ from blt_jax.data.record_writer import write_records
 from blt_jax.data.shots import shot_masks
 
 PREPARED, BEGUN = "prepared.json", "preparing.json"
+CONFIG = "config.py"
 _FORMAT = 1
 _LISTS = "lists_sha256"
 
@@ -122,7 +123,15 @@ def describe(out: Path, content: Mapping[str, Any]) -> str:
     lines += [f"WARNING: {warning}" for warning in content["warnings"]]
     flags = training_flags(out, content)
     shown = " \\\n    ".join(f"--config.data.{k}={v}" for k, v in flags.items())
-    return "\n".join([*lines, f"wrote {out}; to train, add to the command:", shown])
+    return "\n".join(
+        [
+            *lines,
+            f"wrote {out}; to train:",
+            f"blt-jax train --config={out / CONFIG} --workdir=runs/{content['name']}",
+            "or, with a file of configs/, add to the command:",
+            shown,
+        ]
+    )
 
 
 def training_flags(out: Path, content: Mapping[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from blt_jax.choices import choose
 from blt_jax.data.prepare.cifar_lt import cifar10_lt, cifar100_lt
+from blt_jax.data.prepare.config_file import write_config
 from blt_jax.data.prepare.folder import folder
 from blt_jax.data.prepare.imagenet_lt import imagenet_lt
 from blt_jax.data.prepare.inaturalist2018 import inaturalist2018
@@ -77,6 +78,7 @@ def prepare(
     if done is not None:
         for shards in (done["records"] or {}).values():
             verify_records(out / "records", shards)
+        write_config(out, done)
         return f"prepared already, and as it was written\n{describe(out, done)}"
     selection = function(Request(sources=tuple(sources), lists=lists), **options)
     content = finish(
@@ -90,6 +92,7 @@ def prepare(
         if records
         else None,
     )
+    write_config(out, content)
     return describe(out, content)
 
 
