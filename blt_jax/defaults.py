@@ -87,6 +87,8 @@ def default_config() -> ConfigDict:
     config.model.projection = True  # 512 -> 512 + ReLU before the head
     config.model.attention = False  # modulated attention before the pooling (OLTR)
     config.model.feature_relu = True  # False: no ReLU after the projection
+    # Blocks of the backbone are computed again in the backward pass: less memory.
+    config.model.remat = False
     # Of the convolutions; auto: bfloat16 on GPU and TPU, float32 on CPU.
     config.model.dtype = "auto"
 

@@ -252,6 +252,8 @@ def test_parts_are_chosen_by_name(head, projection):
         ({"dtype": "float64"}, "JAX_ENABLE_X64"),
         ({"num_classes": 0}, "number of classes is 0"),
         ({"beta": -1.0}, "beta"),
+        # In the table, but not a network that takes it.
+        ({"attention": True}, "model.attention .* 'two_stages': .* resnet10,"),
     ],
 )
 def test_refuses(change, message):

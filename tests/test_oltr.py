@@ -10,6 +10,7 @@ from blt_jax.config import ConfigError, override
 from blt_jax.defaults import default_config
 from blt_jax.hallucination.targets import empty_confusion
 from blt_jax.models import BACKBONES
+from blt_jax.models.backbones import WITH_ATTENTION
 from blt_jax.models.resnet import ResNet
 from blt_jax.training import handover, stages
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
@@ -35,12 +36,13 @@ OLTR = (
 @pytest.fixture(scope="module", autouse=True)
 def _small_backbone():
     """One block, as compiling takes long; its maps are 8 x 8."""
+
+    def one_block(**options):
+        return ResNet((1,), 8, small_images=True, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            BACKBONES,
-            "one_block",
-            lambda **options: ResNet((1,), 8, small_images=True, **options),
-        )
+        for table in (BACKBONES, WITH_ATTENTION):
+            patch.setitem(table, "one_block", one_block)
         yield
 
 

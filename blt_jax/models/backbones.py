@@ -1,7 +1,7 @@
 """All backbones by name.
 
-Each is called with `projection`, `feature_relu`, `dtype`, `param_dtype` and `rngs`,
-and maps normalised images [n, H, W, 3] of any size and an optional mask [n] to
+Each is called with `projection`, `feature_relu`, `remat`, `dtype`, `param_dtype` and
+`rngs`, and maps normalised images [n, H, W, 3] of any size and an optional mask [n] to
 features [n, num_features].
 """
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from blt_jax.models import resnet
 
-BACKBONES: dict[str, Callable[..., Any]] = {
+# These take `attention` too.
+WITH_ATTENTION: dict[str, Callable[..., Any]] = {
     "resnet10": resnet.resnet10,
     "resnet10_narrow": resnet.resnet10_narrow,
     "resnet10_small": resnet.resnet10_small,
@@ -19,4 +20,7 @@ BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,
     "resnet152": resnet.resnet152,
+}
+BACKBONES: dict[str, Callable[..., Any]] = {
+    **WITH_ATTENTION,
 }

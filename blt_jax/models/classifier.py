@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from blt_jax.choices import check_choice
-from blt_jax.models.backbones import BACKBONES
+from blt_jax.models.backbones import BACKBONES, WITH_ATTENTION
 from blt_jax.models.cosine_head import CosineHead
 from blt_jax.models.heads import HeadOutput, LinearHead, SquashingCosineHead
 from blt_jax.models.meta_embedding import Memory, MetaEmbeddingHead
@@ -37,9 +37,11 @@ class ModelSpec:
       alpha: scale of the squashing-cosine head (Eq. 2).
       beta: squashing of the squashing-cosine head (Eq. 2).
       projection: the linear layer with ReLU after the pooling ("fc_add").
-      attention: modulated attention before the pooling (OLTR).
+      attention: modulated attention before the pooling (OLTR), of a residual network.
       feature_relu: whether that layer's result goes through the ReLU; False needs
         the projection.
+      remat: each block of the backbone is computed again in the backward pass of
+        training, in place of keeping what it computed: less memory, more time.
       dtype: of the convolutions: float32, bfloat16, float64; "auto": bfloat16 on
         GPU and TPU, param_dtype on CPU. Normalisation, head, loss and scores keep at
         least float32.
@@ -54,6 +56,7 @@ class ModelSpec:
     projection: bool = True
     attention: bool = False
     feature_relu: bool = True
+    remat: bool = False
     dtype: str = "auto"
     param_dtype: str = "float32"
 
@@ -87,10 +90,12 @@ class Classifier(nnx.Module):
             "param_dtype": jnp.dtype(spec.param_dtype),
             "rngs": rngs,
         }
+        only_of_some = {"attention": True} if spec.attention else {}
         self.backbone = BACKBONES[spec.backbone](
             projection=spec.projection,
-            attention=spec.attention,
             feature_relu=spec.feature_relu,
+            remat=spec.remat,
+            **only_of_some,
             **types,
         )
         make_head = HEADS[spec.head](spec)
@@ -199,6 +204,11 @@ def build_model(spec: ModelSpec) -> Model:
         raise ValueError(
             "model.feature_relu False leaves out the ReLU after the projection, and "
             "model.projection is False: set it to True"
+        )
+    if spec.attention and spec.backbone not in WITH_ATTENTION:
+        raise ValueError(
+            f"model.attention True is not for model.backbone {spec.backbone!r}: set it "
+            f"to False, or take one of {', '.join(WITH_ATTENTION)}"
         )
     wide = "float64" in (spec.dtype, spec.param_dtype)
     if wide and jax.dtypes.canonicalize_dtype("float64") != "float64":

@@ -20,6 +20,7 @@ from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.convolution import convolution
 from blt_jax.models.pooling import average_over_pixels, max_pool
 from blt_jax.models.projection import Projection
+from blt_jax.models.remat import Remat
 
 
 class _Block(nnx.Module):
@@ -99,6 +100,7 @@ class ResNet(nnx.Module):
         projection: bool = True,
         attention: bool = False,
         feature_relu: bool = True,
+        remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -114,6 +116,7 @@ class ResNet(nnx.Module):
           projection: a last linear layer with ReLU to at most 512 features ("fc_add").
           attention: modulated attention on the last stage's maps (`attention`).
           feature_relu: False leaves out that ReLU.
+          remat: blocks are computed again in the backward pass (`remat`).
           dtype: of the convolutions; weights are cast to it.
           param_dtype: of weights and of batch normalisation as a whole.
           rngs: source of the initial weights.
@@ -125,6 +128,7 @@ class ResNet(nnx.Module):
         }
         self.dtype = jnp.dtype(dtype)
         self.small_images = small_images
+        self.remat = Remat(remat)
         self.stem_conv = _conv(
             3,
             width,
@@ -176,7 +180,7 @@ class ResNet(nnx.Module):
         if not self.small_images:
             x = max_pool(x)
         for name in self.block_names:
-            x = self.blocks[name](x, mask)
+            x = self.remat(self.blocks[name], x, mask)
         if hasattr(self, "attention"):
             x = self.attention(x)
         x = average_over_pixels(x)
