@@ -13,8 +13,9 @@ XLA:CPU compiles most forward convolutions well, and four things badly:
    of 2x2. The same at stride 1 for large kernels on small maps, where turning the
    kernel round takes its time: 1.2 (256 images) to 4 times (3 images) faster.
 4. Weight gradients: convolutions with windows as large as the image and outputs as
-   small as the kernel, 3-6 times slower than other libraries. Here one matrix product
-   of shifted copies, see `_kernel_gradient`.
+   small as the kernel, 3-6 times slower than other libraries, and hundreds of times
+   with groups of several channels. Here one matrix product of shifted copies for each
+   group, see `_products_of_copies`.
 
 The rules look at static shapes only. No rule splits or looks at the batch axis, so
 `vmap` over single images costs what one batch costs, and sharded batches stay sharded.
@@ -194,7 +195,30 @@ def _scatter_taps(image_shape, kernel, cotangent, window: Window) -> jax.Array:
 
 
 def _kernel_gradient(image, kernel, cotangent, window: Window) -> jax.Array:
-    """Gradient with respect to the kernel, of which only the type is used.
+    """Gradient with respect to the kernel, of which only the type is used."""
+    height, width, channels, _ = kernel.shape
+    taps, groups = height * width, window.groups
+    if groups > 1 and channels > 1:
+        # Hundreds of times faster than XLA's: 32 groups of 8 channels on 28x28.
+        each = jax.vmap(
+            lambda image, cotangent: _products_of_copies(
+                image, (height, width, channels), cotangent, window
+            ),
+            in_axes=3,
+            out_axes=3,
+        )(
+            image.reshape(*image.shape[:3], groups, channels),
+            cotangent.reshape(*cotangent.shape[:3], groups, -1),
+        )
+        return each.reshape(kernel.shape)
+    if groups > 1 or taps > _SMALL_KERNEL or channels < _MIN_CHANNELS:
+        transpose = jax.linear_transpose(lambda k: _lax(image, k, window), kernel)
+        return transpose(cotangent)[0]
+    return _products_of_copies(image, kernel.shape[:3], cotangent, window)
+
+
+def _products_of_copies(image, kernel_shape, cotangent, window: Window) -> jax.Array:
+    """Gradient of one group's kernel [h, w, channels, features].
 
     Tap (y, x) is the sum over images and pixels of image[i + y, j + x] cotangent[i, j].
     The shifts along x are taken on the image and those along y on the cotangent. So
@@ -202,11 +226,8 @@ def _kernel_gradient(image, kernel, cotangent, window: Window) -> jax.Array:
     where patches would take h * w. At stride s the image rows are put in groups of s,
     side by side, and y = s * (shift of the cotangent) + (row in the group).
     """
-    height, width, channels, features = kernel.shape
-    taps = height * width
-    if window.groups > 1 or taps > _SMALL_KERNEL or channels < _MIN_CHANNELS:
-        transpose = jax.linear_transpose(lambda k: _lax(image, k, window), kernel)
-        return transpose(cotangent)[0]
+    height, width, channels = kernel_shape
+    features = cotangent.shape[-1]
     batch, rows = image.shape[0], image.shape[1]
     out_rows, out_columns = cotangent.shape[1:3]
     stride = window.strides[0]
