@@ -8,7 +8,14 @@ features [n, num_features].
 from collections.abc import Callable
 from typing import Any
 
-from blt_jax.models import resnet
+from blt_jax.models import (
+    convnext,
+    efficientnet,
+    inception,
+    resnet,
+    shufflenet,
+    vit,
+)
 
 # These take `attention` too.
 WITH_ATTENTION: dict[str, Callable[..., Any]] = {
@@ -23,4 +30,12 @@ WITH_ATTENTION: dict[str, Callable[..., Any]] = {
 }
 BACKBONES: dict[str, Callable[..., Any]] = {
     **WITH_ATTENTION,
+    "shufflenet_v2": shufflenet.shufflenet_v2,
+    "efficientnet_b0": efficientnet.efficientnet_b0,
+    "efficientnet_b3": efficientnet.efficientnet_b3,
+    "efficientnet_b5": efficientnet.efficientnet_b5,
+    "efficientnet_b7": efficientnet.efficientnet_b7,
+    "inception_v3": inception.inception_v3,
+    "vit_s16": vit.vit_s16,
+    "convnext_tiny": convnext.convnext_tiny,
 }

@@ -5,22 +5,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-# Of the running statistics' old value, as Flax counts it; PyTorch's is 0.1.
-_MOMENTUM = 0.9
-_EPSILON = 1e-5
-
 
 class BatchNorm(nnx.Module):
     """Batch normalisation whose statistics can leave rows out, at no cost.
 
-    Momentum and epsilon are PyTorch's defaults. Statistics and the normalisation are
-    computed in `param_dtype`, and the result is given in `dtype`.
+    Statistics and the normalisation are computed in `param_dtype`, and the result is
+    given in `dtype`. Momentum is the share of the running statistics' old value, as
+    Flax counts it; it and epsilon are PyTorch's by default, where momentum is 0.1.
     """
 
     def __init__(
         self,
         num_features: int,
         *,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -32,6 +31,8 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
         self.use_running_average = False  # `train()` and `eval()` set it
         self.output_dtype = jnp.dtype(dtype)
+        self.epsilon = epsilon
+        self.momentum = momentum
 
     def normalise(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Normalise x [n, h, w, c]; in training by the rows of mask [n] only."""
@@ -40,9 +41,10 @@ class BatchNorm(nnx.Module):
             mean, var = self.mean[...], self.var[...]
         else:
             mean, var = _statistics(x, mask)
-            self.mean[...] = _MOMENTUM * self.mean[...] + (1 - _MOMENTUM) * mean
-            self.var[...] = _MOMENTUM * self.var[...] + (1 - _MOMENTUM) * var
-        scale = self.scale[...] * jax.lax.rsqrt(var + _EPSILON)
+            old, new = self.momentum, 1 - self.momentum
+            self.mean[...] = old * self.mean[...] + new * mean
+            self.var[...] = old * self.var[...] + new * var
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         y = (x - mean[None, None, None]) * scale[None, None, None]
         return (y + self.bias[...][None, None, None]).astype(self.output_dtype)
 
