@@ -1,6 +1,6 @@
 """A convolution whose value and gradients are fast on CPU, also inside loops.
 
-XLA:CPU compiles most forward convolutions well, and four things badly:
+XLA:CPU compiles most forward convolutions well, and five things badly:
 
 1. Image gradients inside `while`, `scan` and `cond` bodies: emitted with a reversed
    kernel (`b01f_01oi`, `rhs_reversal`), which misses the fast convolution, 7-9 times
@@ -16,6 +16,7 @@ XLA:CPU compiles most forward convolutions well, and four things badly:
    small as the kernel, 3-6 times slower than other libraries, and hundreds of times
    with groups of several channels. Here one matrix product of shifted copies for each
    group, see `_products_of_copies`.
+5. Depthwise convolutions and both of their gradients: see `depthwise`.
 
 The rules look at static shapes only. No rule splits or looks at the batch axis, so
 `vmap` over single images costs what one batch costs, and sharded batches stay sharded.
@@ -28,6 +29,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from blt_jax.models.depthwise import depthwise_convolution, depthwise_kernel_gradient
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Up to this many output pixels, patches beat the convolution or are on a par with it.
@@ -91,7 +94,20 @@ def output_shape(image_shape, kernel_shape, window: Window) -> tuple[int, int]:
     return height, width
 
 
+def _is_depthwise(kernel, window: Window) -> bool:
+    return window.groups > 1 and kernel.shape[2:] == (1, window.groups)
+
+
 def _lax(image, kernel, window: Window, lhs_dilation=(1, 1)) -> jax.Array:
+    if _is_depthwise(kernel, window):
+        return depthwise_convolution(
+            image,
+            kernel,
+            strides=window.strides,
+            padding=window.padding,
+            spread=lhs_dilation,
+            dilation=window.dilation,
+        )
     return lax.conv_general_dilated(
         image,
         kernel,
@@ -198,6 +214,15 @@ def _kernel_gradient(image, kernel, cotangent, window: Window) -> jax.Array:
     """Gradient with respect to the kernel, of which only the type is used."""
     height, width, channels, _ = kernel.shape
     taps, groups = height * width, window.groups
+    if _is_depthwise(kernel, window):
+        return depthwise_kernel_gradient(
+            image,
+            cotangent,
+            size=(height, width),
+            strides=window.strides,
+            padding=window.padding,
+            dilation=window.dilation,
+        )
     if groups > 1 and channels > 1:
         # Hundreds of times faster than XLA's: 32 groups of 8 channels on 28x28.
         each = jax.vmap(

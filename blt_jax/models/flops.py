@@ -76,6 +76,8 @@ def _equation(equation: Any, outputs: list[bool]) -> Flops:
         return Flops(_convolution(equation), 0)
     if name == "dot_general":
         return Flops(_dot(equation), 0)
+    if params.get("name") in _DEPTHWISE:
+        return Flops(_DEPTHWISE[params["name"]](equation), 0)
     inner = []
     for jaxpr in _inner(params):
         # What a turn of a loop gives may be needed by the next turn.
@@ -123,3 +125,22 @@ def _dot(equation: Any) -> int:
     shape = equation.invars[0].aval.shape
     summed = math.prod(shape[axis] for axis in contracted)
     return 2 * math.prod(equation.outvars[0].aval.shape) * summed
+
+
+def _depthwise(equation: Any) -> int:
+    image, kernel = (var.aval.shape for var in equation.invars)
+    # Without the zeros of padding, or of an image that was spread.
+    products = min(math.prod(image), math.prod(equation.outvars[0].aval.shape))
+    return 2 * products * math.prod(kernel[-4:-2])
+
+
+def _depthwise_gradient(equation: Any) -> int:
+    taps = equation.outvars[0].aval.shape[-4:-2]
+    return 2 * math.prod(equation.invars[1].aval.shape) * math.prod(taps)
+
+
+# Functions of `depthwise`, made of other operations, that are convolutions.
+_DEPTHWISE: dict[str, Callable[[Any], int]] = {
+    "depthwise_convolution": _depthwise,
+    "depthwise_kernel_gradient": _depthwise_gradient,
+}
