@@ -76,6 +76,7 @@ OPTIONAL = {
     "tensorboardX",
     "flatbuffers",
     "matplotlib",
+    "pyarrow",
 }
 
 

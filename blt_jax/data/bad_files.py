@@ -15,7 +15,7 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -36,6 +36,13 @@ PROBLEMS = (
     PermissionError,
 )
 Read = Callable[[int], np.ndarray]
+
+
+class Policy(Protocol):
+    """What to do about images that cannot be read."""
+
+    def read(self, record: int, read: Read, /) -> tuple[int, np.ndarray]:
+        """Read a record or what takes its place: the number of that, its pixels."""
 
 
 class BadFile(NamedTuple):
@@ -148,6 +155,26 @@ class BadFiles:
             f"{self._split.name!r} are bad, the first because of "
             f"'{self._bad[record].problem}'; mend the files, or take the class out"
         )
+
+
+class Noted:
+    """The policy of predictions: a black image, and a note of why, for many threads.
+
+    image_size: S of the image [S, S, 3]. errors: record -> one line; whoever reads one
+    takes it out.
+    """
+
+    def __init__(self, image_size: int):
+        self._shape = (image_size, image_size, 3)
+        self.errors: dict[int, str] = {}
+
+    def read(self, record: int, read: Read) -> tuple[int, np.ndarray]:
+        """Read a record; one that cannot be read, whatever the reason, is black."""
+        try:
+            return record, read(record)
+        except (BadImageError, OSError) as error:
+            self.errors[record] = " ".join(str(error).split())
+            return record, np.zeros(self._shape, np.uint8)
 
 
 class BadFileList:

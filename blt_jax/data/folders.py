@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,42 @@ def image_files(
     """
     roots = _real(folder, root)
     found = []
+    for entry in _images(folder):
+        _check_file(entry, roots)
+        found.append(entry.path)
+    return natural_order(found)
+
+
+def loose_images(paths: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return the images that a person names, to be looked at and not learned from.
+
+    paths: a file is taken as it is, of a folder what `image_files` finds. Links to
+      images may lead anywhere, and what cannot be read is among them.
+
+    Raises:
+      FileNotFoundError: a path that is not there.
+      ValueError: no image at all.
+    """
+    found: list[str] = []
+    folders = []
+    for path in [os.fspath(path) for path in paths]:
+        if os.path.isdir(path):
+            folders.append(path)
+            found += natural_order(entry.path for entry in _images(path))
+        elif os.path.lexists(path):
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    if not found:
+        raise ValueError(
+            f"{', '.join(folders)}: no images there; known extensions: "
+            + ", ".join(EXTENSIONS)
+        )
+    return found
+
+
+def _images(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+    """What is called as an image below a folder, in any order."""
     unread = [os.fspath(folder)]
     while unread:
         with os.scandir(unread.pop()) as entries:
@@ -81,9 +117,7 @@ def image_files(
                 if entry.is_dir(follow_symlinks=False):
                     unread.append(entry.path)
                 elif entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir():
-                    _check_file(entry, roots)
-                    found.append(entry.path)
-    return natural_order(found)
+                    yield entry
 
 
 def read_folder(

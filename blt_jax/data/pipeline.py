@@ -8,7 +8,7 @@ from typing import Any
 import grain
 
 from blt_jax.data import randomness, workers
-from blt_jax.data.bad_files import BadFiles
+from blt_jax.data.bad_files import BadFiles, Policy
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sources import Batch, BoxSource, Choice, EvalSource, TrainSource
 from blt_jax.data.split import Split
@@ -109,7 +109,7 @@ def eval_dataset(
     num_threads: int = 2,
     host: int = 0,
     num_hosts: int = 1,
-    bad_files: BadFiles | None = None,
+    bad_files: Policy | None = None,
 ) -> "grain.MapDataset[Batch]":
     """Return the split in order, each record once, padded to whole batches.
 
@@ -118,7 +118,8 @@ def eval_dataset(
     ceil(N / batch_size) elements. An image that cannot be read raises BadImageError: a
     split without it would be another one.
 
-    bad_files: for the training split alone, where others may take a bad image's place.
+    bad_files: where something may take a bad image's place: for the training split,
+      and for predictions.
     """
     if not 0 <= host < num_hosts or batch_size < 1 or batch_size % num_hosts:
         raise ValueError(

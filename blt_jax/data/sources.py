@@ -6,7 +6,7 @@ Worker processes unpickle these, so that they import neither grain nor, with it,
 import numpy as np
 
 from blt_jax.data import randomness
-from blt_jax.data.bad_files import BadFiles
+from blt_jax.data.bad_files import BadFiles, Policy
 from blt_jax.data.decode import open_picture
 from blt_jax.data.plan import BatchPlan, slot_layout
 from blt_jax.data.split import Split
@@ -195,7 +195,7 @@ class EvalSource:
         pool: DecodingThreads,
         host: int,
         num_hosts: int,
-        bad_files: BadFiles | None,
+        bad_files: Policy | None,
     ):
         self._split = split
         self._bad_files = bad_files
