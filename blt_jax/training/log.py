@@ -3,23 +3,26 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from blt_jax.data.progress import duration
+from blt_jax.training.live_line import LiveLine, live_words
 
 
 class RunLog:
     """Appends records to `metrics.jsonl`, and prints them for a person.
 
-    A silent log (a process other than the first) does neither.
+    On a terminal the numbers of the training are one line that changes. A silent log
+    (a process other than the first) does nothing.
     """
 
     def __init__(self, path: Path, *, silent: bool = False) -> None:
         self.path = path
         self._file = None
+        self._line = LiveLine()
         if not silent:
             _drop_half_line(path)
             self._file = path.open("a", encoding="utf-8")
@@ -33,6 +36,7 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._line.hide()
         if self._file:
             self._file.close()
 
@@ -42,8 +46,25 @@ class RunLog:
             return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        if line is not None:
+        if record.get("kind") == "train" and self._line.live:
+            self._line.show(lambda columns: live_words(record, columns))
+        elif line is not None:
             print(line, flush=True)
+
+    def watch(self, record: Callable[[], Mapping[str, Any]]) -> None:
+        """What a training record would be now, for a person at a terminal alone."""
+        if self._file is not None and self._line.due():
+            now = record()
+            self._line.show(lambda columns: live_words(now, columns))
+
+    def busy(self, words: str) -> None:
+        """What the run does in place of steps, for a person at a terminal alone."""
+        if self._file is not None:
+            self._line.show(lambda columns: words)
+
+    def hide(self) -> None:
+        """Leave the terminal as it was, before something that may end the process."""
+        self._line.hide()
 
 
 def _drop_half_line(path: Path) -> None:
@@ -124,7 +145,13 @@ class StepMeter:
         self._paused += seconds
 
     def take(self, step: int) -> dict[str, Any]:
-        """Averages and rates since the last call; `step` is the number of steps done.
+        """What `now` says, and begin another interval."""
+        record = self.now(step)
+        self._clear()
+        return record
+
+    def now(self, step: int) -> dict[str, Any]:
+        """Averages and rates since the last `take`; `step` is the steps done.
 
         Ratios are None where nothing was hallucinated, those of the ascent also where
         seeds were appended as they are, and the loss where every step
@@ -146,7 +173,7 @@ class StepMeter:
         busy = max(time.monotonic() - self._begin - self._paused, 0.0)
         to_do = max(self._total_steps - step, 0)
         left = to_do * busy / max(step - self._first_step, 1)
-        record = {
+        return {
             "loss": sums["loss"] / learned if learned else None,
             "accuracy": sums["correct"] / trained if trained else None,
             "images_per_second": steps * self._batch_size / seconds,
@@ -165,8 +192,6 @@ class StepMeter:
             "seconds": seconds,
             "seconds_left": left,
         }
-        self._clear()
-        return record
 
 
 def progress_line(record: Mapping[str, Any]) -> str:

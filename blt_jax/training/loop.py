@@ -173,6 +173,8 @@ def _train(
         meter.replaced(_replaced(rows, stage))
         if done % stage.log_every == 0:
             _report(stage, done, meter, log)
+        else:
+            log.watch(lambda: _place(stage, done) | meter.now(done))
 
     previous: tuple[int, dict[str, jax.Array], Mapping[str, np.ndarray]] | None = None
     batches = _on_devices(stage.batches(first_step), stage)
@@ -201,6 +203,10 @@ def _train(
                 _report(stage, done, meter, log)
 
         paused = time.monotonic()
+        if stopping:
+            log.hide()
+        elif end_of_epoch:
+            log.busy(f"{stage.name}: validating")
         if stage.complete and (end_of_epoch or stopping or saving):
             state = stage.complete(state)
         if end_of_epoch:
@@ -300,16 +306,19 @@ def _replaced(batch: Mapping[str, np.ndarray], stage: Stage) -> int:
 
 
 def _report(stage: Stage, done: int, meter: StepMeter, log: RunLog) -> None:
-    record = {
-        "kind": "train",
+    record = {"kind": "train", **_place(stage, done), **meter.take(done)}
+    log.write(record, progress_line(record))
+
+
+def _place(stage: Stage, done: int) -> dict[str, Any]:
+    """Where a stage is after so many steps."""
+    return {
         "stage": stage.name,
         "epoch": (done - 1) // stage.steps_per_epoch + 1,
         "epochs": stage.epochs,
         "step": done,
         "total_steps": stage.total_steps,
-        **meter.take(done),
     }
-    log.write(record, progress_line(record))
 
 
 def _never_confused(stage: Stage, evaluation: Evaluation) -> dict[str, Any]:
