@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "checkpoint.every_steps",
     "checkpoint.keep",
     "log_every",
+    "log_sinks",
     "skip_not_finite",  # the bits of other steps stay the same
 )
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -181,6 +182,8 @@ def default_config() -> ConfigDict:
     config.checkpoint.every_steps = config_dict.placeholder(int)  # besides each epoch
     config.checkpoint.keep = 2  # newest ones kept, besides the best
     config.log_every = 50  # steps
+    # Where its numbers go besides metrics.jsonl: "tensorboard", "wandb" or both.
+    config.log_sinks = ()
     # A step that gives NaN or infinity stops the run; so many in a row may be left out.
     config.skip_not_finite = 0
     return config.lock()

@@ -47,6 +47,7 @@ OTHER = {
     "hallucination.max_norm": 1.0,
     "optimizer.gradient_clip": 1.0,
     "checkpoint.every_steps": 7,
+    "log_sinks": ("tensorboard",),
 }
 
 

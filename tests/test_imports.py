@@ -77,6 +77,7 @@ OPTIONAL = {
     "flatbuffers",
     "matplotlib",
     "pyarrow",
+    "wandb",
 }
 
 

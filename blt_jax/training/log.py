@@ -3,13 +3,14 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from blt_jax.data.progress import duration
 from blt_jax.training.live_line import LiveLine, live_words
+from blt_jax.training.sinks import Sink
 
 
 class RunLog:
@@ -23,6 +24,7 @@ class RunLog:
         self.path = path
         self._file = None
         self._line = LiveLine()
+        self._sinks: Sequence[Sink] = ()
         if not silent:
             _drop_half_line(path)
             self._file = path.open("a", encoding="utf-8")
@@ -37,8 +39,14 @@ class RunLog:
         traceback: TracebackType | None,
     ) -> None:
         self._line.hide()
+        for sink in self._sinks:
+            sink.close()
         if self._file:
             self._file.close()
+
+    def send_to(self, sinks: Sequence[Sink]) -> None:
+        """Give every later record to these as well; they are closed with the log."""
+        self._sinks = sinks
 
     def write(self, record: Mapping[str, Any], line: str | None = None) -> None:
         """One record, and, if given, one line on the terminal."""
@@ -46,6 +54,8 @@ class RunLog:
             return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        for sink in self._sinks:
+            sink.add(record)
         if record.get("kind") == "train" and self._line.live:
             self._line.show(lambda columns: live_words(record, columns))
         elif line is not None:

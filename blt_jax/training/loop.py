@@ -69,6 +69,8 @@ def train_stage(stage: Stage, stop: Callable[[int], bool] = lambda step: False) 
                 f"asked to stop: {stage.name} is at step {first_step}/"
                 f"{stage.total_steps}; the same command goes on from there"
             )
+        if first_process:
+            log.send_to(stage.sinks(first_step))
         state, confusion, interval = _begin(stage, checkpointer, log)
         _train(stage, state, confusion, first_step, interval, checkpointer, log, stop)
 

@@ -33,6 +33,7 @@ from blt_jax.training.setup import (
     steps_per_epoch,
     without_validation,
 )
+from blt_jax.training.sinks import check_sinks
 from blt_jax.training.stages import STAGES, make_plan, make_stage
 from blt_jax.training.workdir import InUseError, NotSavedError, RunLock
 
@@ -55,6 +56,7 @@ def train(
     OSError (InUseError, NotSavedError, WorkerError), in one line, for what a person can
     mend, and InterruptionError after a signal to stop, with everything saved.
     """
+    check_sinks(config.log_sinks)
     with StopRequest() as request:
         changes = changed_fields(config, workdir, allow_change)
         saved = workdir / CLASS_MAP

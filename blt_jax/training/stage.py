@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from blt_jax.training.bank import Bank
 from blt_jax.training.evaluate import Evaluation
+from blt_jax.training.sinks import Sink
 from blt_jax.training.state import TrainState
 
 
@@ -51,6 +52,8 @@ class Stage:
     begin: Callable[[TrainState], TrainState] = lambda state: state
     skip_not_finite: int = 0  # bad steps in a row that may be left out
     changes: Sequence[Mapping[str, Any]] = ()  # of the configuration, before this start
+    # Where its records go besides the log, from a step on; the first process asks.
+    sinks: Callable[[int], Sequence[Sink]] = lambda first_step: ()
     log_every: int = 50
     checkpoint_every: int | None = None  # steps, besides the end of each epoch
     keep: int = 1

@@ -50,6 +50,7 @@ from blt_jax.training.setup import (
     steps_per_epoch,
     tail,
 )
+from blt_jax.training.sinks import open_sinks
 from blt_jax.training.stage import Stage
 from blt_jax.training.state import TrainState, create_state
 from blt_jax.training.step import make_train_step
@@ -226,6 +227,9 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         bank=bank,
         complete=NovelWeights(setup) if generates else None,
         skip_not_finite=config.skip_not_finite,
+        sinks=lambda first_step: open_sinks(
+            config.log_sinks, setup.workdir / name, first_step, config.to_dict()
+        ),
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
