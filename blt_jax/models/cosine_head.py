@@ -57,6 +57,6 @@ def cosine_output(
     return HeadOutput(
         logits=scale * (cosine + bias),
         cosine=cosine,
-        scale=jnp.broadcast_to(scale, (len(features), 1)),
+        scale=jnp.broadcast_to(scale, (features.shape[0], 1)),
         features=features,
     )
