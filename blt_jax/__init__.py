@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blt_jax import losses, metrics
     from blt_jax.data.sampler import GammaBalancedSampler
+    from blt_jax.hallucination import targets
     from blt_jax.hallucination.cascade import Hallucination, hallucinate
     from blt_jax.metrics import confusion
     from blt_jax.models.heads import SquashingCosineHead
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "losses",
     "metrics",
+    "targets",
 ]
 
 _ATTRIBUTES = {
@@ -40,6 +42,7 @@ _MODULES = {
     "confusion": "blt_jax.metrics.confusion",
     "losses": "blt_jax.losses",
     "metrics": "blt_jax.metrics",
+    "targets": "blt_jax.hallucination.targets",
 }
 
 

@@ -14,6 +14,8 @@ from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 from blt_jax.defaults import default_config
 from blt_jax.models.heads import HeadOutput
 from blt_jax.training import handover, stages
+from blt_jax.training.check import check
+from blt_jax.training.run import train
 from blt_jax.training.setup import prepare
 
 
@@ -74,8 +76,12 @@ def test_stage_1_has_no_long_tail_technique(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_does_not_exist_is_refused_before_stage_1(tmp_path: Path) -> None:
+    config = config_with("--config.loss.name=lifted")
     with pytest.raises(ValueError, match="unknown name 'lifted'"):
-        prepare(config_with("--config.loss.name=lifted"), tmp_path)
+        train(config, tmp_path)
+    with pytest.raises(ValueError, match="unknown name 'lifted'"):
+        check(prepare(config, tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("head", ["linear", "squashing_cosine"])

@@ -3,7 +3,8 @@
 `LOSSES`: `loss(output, labels, ...) -> [n]`, on the output of a head and labels [n].
 `BATCH_LOSSES`: `loss(features, labels, counted, params, ...) -> []`, on features [n, F]
 and labels [n]; rows where counted [n] is False do not matter. `get` and `get_batch`
-give them with their settings, as the training step takes them.
+give them with their settings, as the training step takes them. A loss of one's own is
+one more entry, made before training (`examples/own_loss.py`).
 """
 
 import math

@@ -11,6 +11,7 @@ from blt_jax.models.flops import count_flops
 from blt_jax.training.frozen import check_frozen
 from blt_jax.training.setup import (
     Setup,
+    make_losses,
     shots,
     some_names,
     steps_per_epoch,
@@ -27,6 +28,7 @@ def check(setup: Setup) -> dict[str, Any]:
     bounds (parameters, optimizer state and one batch in transit).
     """
     config, dataset, model = setup.config, setup.dataset, setup.model
+    make_losses(config, dataset.class_counts)  # a wrong name or setting is refused
     params, batch_stats = jax.eval_shape(model.init, jax.random.key(0))
     size = config.data.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

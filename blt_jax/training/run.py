@@ -28,6 +28,7 @@ from blt_jax.training.loop import train_stage
 from blt_jax.training.mesh import from_first
 from blt_jax.training.setup import (
     Setup,
+    make_losses,
     prepare,
     some_names,
     steps_per_epoch,
@@ -62,6 +63,8 @@ def train(
         saved = workdir / CLASS_MAP
         class_map = load_class_map(saved) if saved.exists() else None
         setup = prepare(config, workdir, class_map=class_map)
+        # A wrong loss of stage 2 is refused before stage 1 is trained.
+        make_losses(config, setup.dataset.class_counts)
         plans = {
             name: make_plan(setup, name) for name in STAGES if config[name].epochs > 0
         }

@@ -66,7 +66,6 @@ def prepare(
             val=dataset.val.head(max_images),
             test=dataset.test.head(max_images),
         )
-    make_losses(config, dataset.class_counts)  # refused before stage 1 is trained
     model = build_model(model_spec(config, dataset.num_classes))
     normalisation = Normalisation(tuple(config.data.mean), tuple(config.data.std))
     return Setup(
