@@ -17,7 +17,7 @@ _CLASS_MAP_FORMAT = 1
 def natural_order(names: Iterable[str]) -> list[str]:
     """Sort names as people do: "2" before "10"; equal to the eye, by code point."""
 
-    def key(name: str) -> tuple:
+    def key(name: str) -> tuple[list[str | int], str]:
         # Odd parts are the digits, so that equal places always compare like types.
         parts = re.split(r"([0-9]+)", name)
         return [int(p) if i % 2 else p.casefold() for i, p in enumerate(parts)], name

@@ -240,7 +240,7 @@ def _choice(split: Split, plan: BatchPlan, *, host: int, num_hosts: int) -> Choi
     return Choice(plan, split.labels, host=host, num_hosts=num_hosts)
 
 
-class _Batches(grain.MapDataset[Batch]):
+class _Batches(grain.MapDataset[Batch]):  # type: ignore[misc]
     """A source as grain's data set, which worker processes can do without."""
 
     def __init__(self, of: TrainSource | BoxSource | EvalSource):

@@ -84,7 +84,8 @@ class GammaBalancedSampler:
         rows = np.searchsorted(self._cumulative, draws[:, 0], side="right")
         sizes = self._sizes[rows]
         within = np.minimum((draws[:, 1] * sizes).astype(np.int64), sizes - 1)
-        return self._records[self._starts[rows] + within]
+        records: np.ndarray = self._records[self._starts[rows] + within]
+        return records
 
     def __repr__(self) -> str:
         return (

@@ -39,7 +39,12 @@ def verify_images(
             count = min(_BLOCK, len(split) - start)
             found: list[BadFile | None] = [None] * count
 
-            def look(number: int, split=split, start=start, found=found) -> None:
+            def look(
+                number: int,
+                split: Split = split,
+                start: int = start,
+                found: list[BadFile | None] = found,
+            ) -> None:
                 found[number] = _problem(split, start + number)
 
             pool.each(look, count)

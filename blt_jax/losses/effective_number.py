@@ -23,7 +23,7 @@ def effective_number_weights(class_counts: np.ndarray, *, beta: float) -> np.nda
     else:
         # 1 - beta^n without the cancellation at a beta near 1.
         weights[some] = (1 - beta) / -np.expm1(counts[some] * np.log(beta))
-    return weights * (some.sum() / weights.sum())
+    return weights * float(some.sum() / weights.sum())
 
 
 def weigh_classes(

@@ -90,4 +90,5 @@ def top_k_hits(scores: ArrayLike, labels: ArrayLike, k: int) -> np.ndarray:
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1])[None] < labels[:, None]
     rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
-    return (rank < k) & ~np.isnan(scores).any(axis=1)
+    hits: np.ndarray = (rank < k) & ~np.isnan(scores).any(axis=1)
+    return hits

@@ -56,15 +56,17 @@ def error_by_rank(counts: ArrayLike, tail: ArrayLike) -> np.ndarray:
     rows = counts[chosen] / counts[chosen].sum(axis=1, keepdims=True)
     other = np.arange(tail.size)[None] != chosen[:, None]
     errors = rows[other].reshape(chosen.size, tail.size - 1)
-    return -np.sort(-errors, axis=1).mean(axis=0)
+    average: np.ndarray = -np.sort(-errors, axis=1).mean(axis=0)
+    return average
 
 
 def divide_or_nan(parts: ArrayLike, totals: ArrayLike) -> np.ndarray:
     """Divide [C] by [C], giving NaN where the total is 0; float64."""
     parts = np.asarray(parts, np.float64)
     totals = np.asarray(totals, np.float64)
-    nothing = np.full(parts.shape, np.nan)
-    return np.divide(parts, totals, out=nothing, where=totals > 0)
+    quotients = np.full(parts.shape, np.nan)
+    np.divide(parts, totals, out=quotients, where=totals > 0)
+    return quotients
 
 
 def _classes(what: str, values: ArrayLike, num_classes: int) -> np.ndarray:

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blt_jax.reports.fields import ResultsError
 from blt_jax.reports.results import (
     ACCURACIES,
     CHECKPOINTS,
     GROUPS,
     Evaluation,
     Results,
-    ResultsError,
     read_results,
     write_results,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -84,7 +85,8 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """Send the same values, held by every host, to all devices."""
 
     def put(leaf: Any) -> jax.Array:
-        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
             # Keys cannot be sent to other hosts' devices; their numbers can.
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
         return jax.device_put(leaf, replicated(mesh))
