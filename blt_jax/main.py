@@ -42,6 +42,10 @@ _OVERRIDES = (
     "Any field of the configuration can be changed on the command line: "
     "--config.batch_size=64 --config.hallucination.enabled=False"
 )
+_FIRST_STEPS = (
+    "A first run: blt-jax train --config=configs/digits_lt.py --workdir=runs/digits. "
+    "blt-jax COMMAND --help tells what a command takes."
+)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -50,27 +54,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     The codes are those of `blt_jax.exit_codes`. A user's mistake and a fault of the
     machine are told without a traceback (`--traceback` shows where).
     """
-    parser = argparse.ArgumentParser(
-        prog="blt-jax",
-        description="Train classifiers on long-tailed images with BLT: hard examples "
-        "for the tail classes, made by gradient ascent.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        summary = (command.__doc__ or "").splitlines()[0]
-        subparser = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=_OVERRIDES,
-            allow_abbrev=False,
-        )
-        command.add_arguments(subparser)
-        subparser.add_argument(
-            "--traceback", action="store_true", help="show where an error was raised"
-        )
+    parser = build_parser()
     arguments, overrides = parser.parse_known_args(argv)
     if arguments.command == "train" and not (arguments.workdir or arguments.smoke):
         parser.error("train: give --workdir FOLDER (or --smoke)")
@@ -85,6 +69,33 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(f"blt-jax {arguments.command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return ExitCode.FINISHED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its arguments; what is left over are fields to change."""
+    parser = argparse.ArgumentParser(
+        prog="blt-jax",
+        description="Train classifiers on long-tailed images with BLT: hard examples "
+        "for the tail classes, made by gradient ascent.",
+        epilog=_FIRST_STEPS,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=__version__, help="show the version"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        summary = (command.__doc__ or "").splitlines()[0]
+        subparser = commands.add_parser(
+            name, help=summary, description=summary, allow_abbrev=False
+        )
+        command.add_arguments(subparser)
+        subparser.add_argument(
+            "--traceback", action="store_true", help="show where an error was raised"
+        )
+        if "--config" in subparser._option_string_actions:
+            subparser.epilog = "\n\n".join(filter(None, (subparser.epilog, _OVERRIDES)))
+    return parser
 
 
 def _shown(message: str) -> str:

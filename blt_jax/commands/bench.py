@@ -1,4 +1,4 @@
-"""Time hallucination, the ascent, a step, several devices, the input; JSON."""
+"""Time hallucination, the ascent, a step, several devices or the input."""
 
 import argparse
 import dataclasses
@@ -20,20 +20,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "to batches on the host",
     )
     parser.add_argument(
-        "--checkpoint", metavar="FOLDER", help="the model that steps begin with"
+        "--checkpoint",
+        metavar="FOLDER",
+        help="model that steps begin with: as for evaluate",
     )
     data_argument(parser)
-    parser.add_argument("--out", required=True, metavar="FILE", help="JSON")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="JSON file to write"
+    )
     parser.add_argument("--rounds", type=int, help="times of each arm (10)")
-    parser.add_argument("--step_rules", nargs="+", metavar="RULE")
     parser.add_argument(
-        "--tail_fractions", nargs="+", type=float, metavar="P", help="overhead"
+        "--step_rules",
+        nargs="+",
+        metavar="RULE",
+        help="overhead, ascent: gradient, accumulated, newton",
     )
     parser.add_argument(
-        "--gammas", nargs="+", type=float, metavar="GAMMA", help="overhead"
+        "--tail_fractions",
+        nargs="+",
+        type=float,
+        metavar="P",
+        help="overhead: values of p",
     )
     parser.add_argument(
-        "--max_steps", nargs="+", type=float, metavar="BOUND", help="ascent, newton"
+        "--gammas",
+        nargs="+",
+        type=float,
+        metavar="GAMMA",
+        help="overhead: values of gamma",
+    )
+    parser.add_argument(
+        "--max_steps",
+        nargs="+",
+        type=float,
+        metavar="BOUND",
+        help="ascent: bounds of newton's step",
     )
     parser.add_argument(
         "--seeds",
@@ -42,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ascent: .npz with images_uint8, targets, thresholds; else drawn",
     )
     parser.add_argument("--count", type=int, help="ascent: seeds to draw (32)")
-    parser.add_argument("--devices", nargs="+", type=int, help="scaling (1 2 4 8)")
+    parser.add_argument(
+        "--devices", nargs="+", type=int, help="scaling: numbers of devices (1 2 4 8)"
+    )
     parser.add_argument(
         "--against",
         choices=("torch", "torchvision"),

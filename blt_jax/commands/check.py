@@ -1,4 +1,4 @@
-"""Look a configuration over: data, shapes, cost; trains nothing."""
+"""Look a configuration over without training: data, shapes, cost."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,12 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="configuration: a Python file with get_config(), as in configs/",
+    )
     parser.add_argument(
         "--verify_images", action="store_true", help="decode every image of all splits"
     )

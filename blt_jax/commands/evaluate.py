@@ -12,12 +12,17 @@ from blt_jax.data.whole_file import write_whole
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
     checkpoint_argument(parser)
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument(
+        "--split",
+        default="test",
+        choices=("train", "val", "test"),
+        help="images to classify (test)",
+    )
     parser.add_argument(
         "--which",
         default="best",
         choices=("best", "last"),
-        help="checkpoint of a working directory: best by validation, or the last",
+        help="of a working directory: best by validation, or the last (best)",
     )
     data_argument(parser)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Draw seeds, what the ascent adds to them, and the hard examples it makes."""
+"""Draw images of rare classes, what is added to them, and the hard examples."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,12 @@ from blt_jax.commands.arguments import checkpoint_argument, config_of, data_argu
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
     checkpoint_argument(parser)
-    parser.add_argument("--out", required=True, metavar="PICTURE")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PICTURE",
+        help="picture to write, as in hard.png",
+    )
     data_argument(parser)
     parser.add_argument(
         "--images",
@@ -20,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", help="class to confuse with: its name or number; else drawn"
     )
-    parser.add_argument("--count", type=int, default=6, help="images at most")
+    parser.add_argument("--count", type=int, default=6, help="images at most (6)")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "same arrays, named GROUP/NAME or GROUP.NAME: feat_model/module.conv1.weight, "
         "classifier/module.cosnorm_classifier.weight",
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="where our checkpoint goes"
+    )
     parser.add_argument(
         "--config",
         metavar="FILE",

@@ -1,4 +1,4 @@
-"""Turn a data set as its site ships it into list files, and records if wanted."""
+"""Make a data set ready: list files, and records if wanted."""
 
 import argparse
 from collections.abc import Sequence
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="imagenet_lt, places_lt, inaturalist2018, cifar10_lt, cifar100_lt, "
-        "tiny_imagenet_lt, folder",
+        help="data set: imagenet_lt, places_lt, inaturalist2018, cifar10_lt, "
+        "cifar100_lt, tiny_imagenet_lt, or folder for your own",
     )
     parser.add_argument(
         "--source",

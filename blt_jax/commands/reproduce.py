@@ -18,10 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="table1, table2, fig3a to fig3f, fig4, fig5ab, fig5c, fig5d, timing, "
-        "pareto",
+        help="what of the paper: table1, table2, fig3a to fig3f, fig4, fig5ab, fig5c, "
+        "fig5d, timing; and pareto",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="what to train")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="data and recipe that all arms share, as in configs/",
+    )
     parser.add_argument(
         "--out",
         required=True,
@@ -29,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs, tables and figures; tables that share arms share their runs here",
     )
     parser.add_argument(
-        "--seeds", default="0,1,2", metavar="LIST", help="default: 0,1,2"
+        "--seeds", default="0,1,2", metavar="LIST", help="seeds of the runs (0,1,2)"
     )
     parser.add_argument(
-        "--arms", metavar="LIST", help="only these of the arms, by name"
+        "--arms", metavar="LIST", help="only these arms, by name: plain,blt"
     )
     parser.add_argument(
         "--minutes",

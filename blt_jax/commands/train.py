@@ -1,4 +1,4 @@
-"""Train all stages of one arm; the same command resumes an interrupted run."""
+"""Train a classifier; the same command resumes an interrupted run."""
 
 import argparse
 import os
@@ -13,7 +13,12 @@ from blt_jax.training.workdir import refuse_if_in_use
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="what to train")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="configuration: a Python file with get_config(), as in configs/",
+    )
     parser.add_argument(
         "--workdir",
         metavar="FOLDER",

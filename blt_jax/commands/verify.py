@@ -1,4 +1,4 @@
-"""Hold every array of a checkpoint against its digest, and print the whole's."""
+"""Tell whether checkpoints are as they were saved, array by array."""
 
 import argparse
 import sys
