@@ -1,0 +1,24 @@
+"""For mkdocs: pages and figures of the site that lie at the top of the checkout."""
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add them, each under its path below the top."""
+    figures = (ROOT / "benchmarks" / "results").rglob("*.svg")
+    for path in (*(ROOT / name for name in PAGES), *figures):
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links from docs/ to the top of the checkout lead to their copies in the site."""
+    return markdown.replace("](../", "](")
