@@ -43,8 +43,8 @@ _OVERRIDES = (
     "--config.batch_size=64 --config.hallucination.enabled=False"
 )
 _FIRST_STEPS = (
-    "A first run: blt-jax train --config=configs/digits_lt.py --workdir=runs/digits. "
-    "blt-jax COMMAND --help tells what a command takes."
+    "A first try: blt-jax train --config=configs/digits_lt.py --smoke. "
+    "What a command takes is told by blt-jax COMMAND --help"
 )
 
 

@@ -52,8 +52,9 @@ def problems(wheel: Path) -> list[str]:
         set(project["optional-dependencies"]),
     )
     equal("command", "blt-jax = blt_jax.main:run" in scripts, True)
-    readme = metadata.get_payload()
-    equal("README", readme.strip(), (ROOT / "README.md").read_text().strip())
+    readme = metadata.get_payload(decode=True).decode()
+    same = readme.strip() == (ROOT / "README.md").read_text().strip()
+    equal("README is the description", same, True)
     return found
 
 

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system",
         metavar="NAME",
-        help=f"what stage 2 is made of, whatever the file says: {', '.join(SYSTEMS)}",
+        help="a system that the paper compares, in place of what the file says for "
+        f"stage 2: {', '.join(SYSTEMS)}",
     )
     parser.add_argument(
         "--smoke",
