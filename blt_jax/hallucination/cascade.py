@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from blt_jax.choices import check_choice
 from blt_jax.hallucination.ascent import (
@@ -42,11 +43,11 @@ class Hallucination(NamedTuple):
 
 def hallucinate(
     logits_fn: LogitsFn,
-    images: jax.Array,
-    targets: jax.Array,
-    thresholds: jax.Array,
+    images: jax.Array | np.ndarray,
+    targets: jax.Array | np.ndarray,
+    thresholds: jax.Array | np.ndarray | float,
     *,
-    valid: jax.Array | None = None,
+    valid: jax.Array | np.ndarray | None = None,
     step_rule: str = "gradient",
     step_size: float = 0.7,
     max_iterations: int = 15,
@@ -86,6 +87,7 @@ def hallucinate(
       ValueError: an unknown step rule, levels that do not fall or exceed K, or
         shapes that do not match.
     """
+    images, targets = jnp.asarray(images), jnp.asarray(targets)
     count = images.shape[0]
     thresholds = jnp.broadcast_to(jnp.asarray(thresholds), (count,))
     if not jnp.issubdtype(thresholds.dtype, jnp.floating):
@@ -93,8 +95,7 @@ def hallucinate(
     if targets.shape != (count,):
         raise ValueError(f"targets has shape {targets.shape}, expected ({count},)")
     check_choice("step_rule", step_rule, STEP_RULES)
-    if valid is None:
-        valid = jnp.ones_like(targets, bool)
+    valid = jnp.ones_like(targets, bool) if valid is None else jnp.asarray(valid)
     options = Options(
         step_rule=step_rule,
         step_size=step_size,

@@ -15,7 +15,7 @@ from flax import nnx
 
 
 def draw_normal(
-    params: Sequence[nnx.Param], deviations: Sequence[float], key: jax.Array
+    params: Sequence[nnx.Param[Any]], deviations: Sequence[float], key: jax.Array
 ) -> None:
     """Set params of one dtype to normal numbers, each with its standard deviation."""
     shapes = [param.shape for param in params]
