@@ -1,11 +1,13 @@
 """Train a classifier; the same command resumes an interrupted run."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blt_jax.data.whole_file import write_whole
 from blt_jax.exit_codes import ExitCode
 from blt_jax.systems import SYSTEMS, system
 from blt_jax.training.workdir import refuse_if_in_use
@@ -88,6 +90,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         which: assess(setup, workdir, split, which=which) for which in ("best", "last")
     }
     if jax.process_index() == 0:
+        write_whole(workdir / "evaluation.json", json.dumps(results["best"]) + "\n")
         write_results(workdir / "results.json", arm=workdir.name, results=results)
         print_accuracies(workdir.name, split, results["best"])
 

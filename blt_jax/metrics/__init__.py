@@ -6,6 +6,7 @@ from blt_jax.metrics.accuracy import (
     shot_accuracies,
     top_k_hits,
 )
+from blt_jax.metrics.calibration import reliability
 from blt_jax.metrics.confusion import (
     confusion_counts,
     error_by_rank,
@@ -18,6 +19,7 @@ __all__ = [
     "error_by_rank",
     "group_accuracies",
     "per_class_accuracy",
+    "reliability",
     "shot_accuracies",
     "top_k_hits",
 ]

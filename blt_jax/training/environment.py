@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and git revision, as JSON-able values; None: not known."""
+    """Versions, devices, git revision and the time now, as JSON-able values.
+
+    None: not known.
+    """
     return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in _PACKAGES},

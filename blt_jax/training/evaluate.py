@@ -21,6 +21,7 @@ class Evaluation(NamedTuple):
     labels: np.ndarray  # [N] int32
     predictions: np.ndarray  # [N] int32, most likely class
     in_top5: np.ndarray  # [N] bool, the true class is among the five most likely
+    confidences: np.ndarray  # [N] float32, probability of the most likely class
 
 
 EvalStep = Callable[..., dict[str, jax.Array]]
@@ -32,8 +33,8 @@ def make_eval_step(
     """Build the jitted `eval_step(params, batch_stats, batch)`.
 
     batch: image [B, H, W, 3] uint8, label [B], valid [B], split over the devices.
-    Returns prediction [B], in_top5 [B] and the number of valid rows, the same on
-    every device, so that every host sees the whole batch's answers.
+    Returns prediction [B], in_top5 [B], confidence [B] and the number of valid rows,
+    the same on every device, so that every host sees the whole batch's answers.
     """
 
     def eval_step(
@@ -45,6 +46,7 @@ def make_eval_step(
         return {
             "prediction": likely[:, 0].astype(jnp.int32),
             "in_top5": jnp.any(likely == batch["label"][:, None], axis=-1),
+            "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
             "count": jnp.sum(batch["valid"]),
         }
 
@@ -85,4 +87,4 @@ def evaluate(
     def rows(name: str) -> np.ndarray:
         return np.concatenate([answer[name] for answer in answers])[: len(labels)]
 
-    return Evaluation(labels, rows("prediction"), rows("in_top5"))
+    return Evaluation(labels, rows("prediction"), rows("in_top5"), rows("confidence"))
