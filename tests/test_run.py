@@ -83,7 +83,10 @@ def same_arrays(mine, theirs):
 
 
 def test_a_run_leaves_what_it_promises(finished):
-    for name in ("config.json", "environment.json", "class_map.json", "results.json"):
+    for name in (
+        *("config.json", "environment.json", "class_map.json", "results.json"),
+        "evaluation.json",
+    ):
         assert json.loads((finished / name).read_text())
     derived = json.loads((finished / "config.json").read_text())["derived"]
     assert derived["stage1"]["slot_widths"] == []
@@ -94,9 +97,30 @@ def test_a_run_leaves_what_it_promises(finished):
     later = [r for r in trained if r["hallucinated"]]
     assert all(0 <= r["mean_iterations"] <= 3 for r in later)
     assert any(r["mean_iterations"] > 0 for r in later)
+    for r in later:
+        histogram = np.array(r["iterations_histogram"])
+        assert histogram.sum() == r["hallucinated"]
+        assert histogram @ np.arange(4) / histogram.sum() == pytest.approx(
+            r["mean_iterations"]
+        )
     assert all(0 <= r["reached_fraction"] <= 1 for r in later)
     assert all(r["occupancy"] >= 1 for r in later)
     assert len(records(finished, "stage2", "validation")) == 3
+
+
+def test_the_evaluation_beside_the_results_is_the_best_one_in_detail(finished):
+    found = json.loads((finished / "evaluation.json").read_text())
+    best = json.loads((finished / "results.json").read_text())["checkpoints"]["best"]
+    assert best["test"] == {name: found[name] for name in best["test"]}
+    calibrated = found["calibration"]
+    assert sum(calibrated["overall"]["count"]) == found["images"]
+    groups = [calibrated[name] for name in ("many", "medium", "few")]
+    assert sum(sum(one["count"]) for one in groups if one) == found["images"]
+    # The mean of the bins' accuracies is that over images.
+    counts = np.array(calibrated["overall"]["count"])
+    accuracies = np.array(calibrated["overall"]["accuracy"], float)
+    right = counts[counts > 0] @ accuracies[counts > 0]
+    assert right / found["images"] == pytest.approx(found["micro"])
 
 
 def test_one_compilation_for_each_number_of_slots(finished):

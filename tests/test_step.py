@@ -160,7 +160,8 @@ class Run:
         arguments = self.arguments(step, **batch_options)
         with jax.transfer_guard("disallow"):
             self.state, sums = self.step_fn(*arguments)
-        return {name: float(value) for name, value in jax.device_get(sums).items()}
+        sums = jax.device_get(sums)
+        return {name: float(v) if v.ndim == 0 else v for name, v in sums.items()}
 
     def program(self, **batch_options):
         return self.step_fn.lower(*self.arguments(0, **batch_options)).compile()
@@ -240,6 +241,11 @@ def test_sums_of_a_step(run8):
     assert sums["no_confusing_class"] == sums["non_finite"] == 0
     assert 0 <= sums["reached"] <= tail
     assert sums["evaluations"] >= sums["iterations"] + tail
+    # Each seed that counts is in the histogram once; padded slots are not.
+    histogram = sums["iterations_histogram"]
+    assert histogram.shape == (OPTIONS.max_iterations + 1,)
+    assert histogram.sum() == tail
+    assert histogram @ np.arange(len(histogram)) == sums["iterations"] > 0
     assert np.isfinite(sums["loss"])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, run8.state.params)
     assert min(jax.tree.leaves(jax.device_get(moved))) > 0

@@ -15,6 +15,7 @@ from blt_jax.bench.timing import Timed, interleave, milliseconds, ratio
 from blt_jax.bench.workload import Workload
 
 _VANILLA = "vanilla"
+_SUMS = ("hallucinated", "padded", "iterations", "reached", "evaluations")
 
 
 def overhead(
@@ -71,18 +72,19 @@ def floor_ratio(hallucinated: float, batch: int, mean_iterations: float) -> floa
 
 
 def _row(blt: Timed, vanilla: Timed, batch: int) -> dict[str, Any]:
+    results = jax.device_get(blt.results)
     sums = {
-        name: sum(float(each) for each in jax.device_get(per_round))
-        for name, per_round in _by_name(blt.results).items()
+        name: sum(float(result[name]) for result in results if name in result)
+        for name in _SUMS
     }
-    hallucinated = sums.get("hallucinated", 0.0)
+    hallucinated = sums["hallucinated"]
     compared = ratio(blt, vanilla)
     row: dict[str, Any] = {
         "hallucinated": hallucinated / len(blt.results),
         "mean_iterations": None,
         "reached": None,
         "occupancy": None,
-        "padded": sums.get("padded", 0.0) / len(blt.results),
+        "padded": sums["padded"] / len(blt.results),
         "vanilla_ms": milliseconds(vanilla),
         "blt_ms": milliseconds(blt),
         **compared,
@@ -100,8 +102,3 @@ def _row(blt: Timed, vanilla: Timed, batch: int) -> dict[str, Any]:
             "overhead_over_floor": (compared["ratio"] - 1) / (floor - 1),
         }
     return row
-
-
-def _by_name(results: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = {name for result in results for name in result}
-    return {name: [r[name] for r in results if name in r] for name in names}

@@ -13,6 +13,7 @@ from blt_jax.hallucination.targets import Confusion, draw_targets, draw_threshol
 from blt_jax.models.classifier import Model
 from blt_jax.training.augment import Normalisation
 from blt_jax.training.draws import Draws
+from blt_jax.training.log import HISTOGRAM
 from blt_jax.training.mesh import per_device
 
 
@@ -111,7 +112,7 @@ def make_append(
         )
         usable = seeds._replace(valid=seeds.valid & drawn)
         rows, sums = everywhere(params, batch_stats, rows, usable, targets, thresholds)
-        sums = {name: jnp.sum(each) for name, each in sums.items()}
+        sums = {name: jnp.sum(each, axis=0) for name, each in sums.items()}
         sums["no_confusing_class"] = jnp.sum(seeds.valid & ~drawn)
         sums["padded"] = jnp.sum(~seeds.valid)
         return rows, sums
@@ -135,7 +136,8 @@ def make_ascent(
 ) -> _Perturb:
     """Build `perturb(params, batch_stats, seeds, targets, thresholds)` for one device.
 
-    It returns the images [K, H, W, 3] and sums over its valid seeds.
+    It returns the images [K, H, W, 3] and sums over its valid seeds; among them how
+    many needed 0, 1, ... updates, [max_iterations + 1].
     """
     # Black and white in normalised units.
     mean, std = (jnp.asarray(part) for part in normalisation)
@@ -164,8 +166,11 @@ def make_ascent(
             choose_levels(len(targets)),
         )
         valid, early = seeds.valid, result.iterations < options.max_iterations
+        updates = jnp.arange(options.max_iterations + 1)
+        took = valid[:, None] & (result.iterations[:, None] == updates[None])
         return result.image, {
             "iterations": jnp.sum(result.iterations),
+            HISTOGRAM: jnp.sum(took, axis=0),
             "reached": jnp.sum(valid & result.reached),
             "non_finite": jnp.sum(valid & ~result.finite),
             "stopped_early": jnp.sum(valid & ~result.reached & early),

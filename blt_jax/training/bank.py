@@ -282,7 +282,7 @@ def _program(
             "thresholds": thresholds,
             "usable": seeds.valid,
         }
-        return made, {name: jnp.sum(each) for name, each in sums.items()}
+        return made, {name: jnp.sum(each, axis=0) for name, each in sums.items()}
 
     whole, split = replicated(mesh), sharded(mesh)
     return jax.jit(

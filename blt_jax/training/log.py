@@ -8,9 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from blt_jax.data.progress import duration
 from blt_jax.training.live_line import LiveLine, live_words
 from blt_jax.training.sinks import Sink
+
+# Among the sums of a step: how many seeds took 0, 1, ... updates.
+HISTOGRAM = "iterations_histogram"
 
 
 class RunLog:
@@ -108,6 +113,8 @@ class StepMeter:
             self._not_finite = interval["not_finite"]
             self._bad_files = interval["bad_files"]
             self._waited = interval["waited"]
+            if interval.get(HISTOGRAM):
+                self._histogram = np.asarray(interval[HISTOGRAM])
             self._interval_begin -= interval["seconds"]
 
     def interval(self) -> dict[str, Any]:
@@ -121,11 +128,13 @@ class StepMeter:
             "not_finite": self._not_finite,
             "bad_files": self._bad_files,
             "waited": self._waited,
+            HISTOGRAM: self._histogram.tolist(),
             "seconds": time.monotonic() - self._interval_begin,
         }
 
     def _clear(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
+        self._histogram = np.zeros(0, np.int64)  # its length comes with the first
         self._steps = 0
         self._not_finite = 0
         self._waited = 0.0
@@ -139,7 +148,12 @@ class StepMeter:
             self._not_finite += 1
             return
         for name, value in sums.items():
-            self._sums[name] += float(value)
+            if name == HISTOGRAM:
+                took = np.asarray(value, np.int64)
+                known = self._histogram if len(self._histogram) else 0
+                self._histogram = known + took
+            else:
+                self._sums[name] += float(value)
 
     def waited(self, seconds: float) -> None:
         """Time in which the step could not be dispatched for want of a batch."""
@@ -165,7 +179,7 @@ class StepMeter:
 
         Ratios are None where nothing was hallucinated, those of the ascent also where
         seeds were appended as they are, and the loss where every step
-        was left out.
+        was left out. `iterations_histogram`: how many seeds took 0, 1, ... updates.
         """
         seconds = max(time.monotonic() - self._interval_begin, 1e-9)
         sums, steps = self._sums, self._steps
@@ -193,6 +207,7 @@ class StepMeter:
             "no_confusing_class": int(sums["no_confusing_class"]),
             "mean_iterations": per_moved("iterations"),
             "reached_fraction": per_moved("reached"),
+            HISTOGRAM: self._histogram.tolist() if moved else None,
             "occupancy": sums["evaluations"] / needed if needed else None,
             "stopped_early": int(sums["stopped_early"]),
             "non_finite": int(sums["non_finite"]),
