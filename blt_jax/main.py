@@ -19,6 +19,7 @@ from blt_jax.commands import (
     importing,
     predict,
     prepare,
+    report,
     reproduce,
     train,
     verify,
@@ -37,6 +38,7 @@ COMMANDS: dict[str, ModuleType] = {
     "verify": verify,
     "bench": bench,
     "reproduce": reproduce,
+    "report": report,
 }
 _OVERRIDES = (
     "Any field of the configuration can be changed on the command line: "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
@@ -19,6 +20,14 @@ MET = (20, 120, 60)
 NOT_MET = (170, 70, 20)
 
 
+class Triple(NamedTuple):
+    """One row of the picture, [H, W, 3] uint8 each."""
+
+    seed: np.ndarray
+    perturbation: np.ndarray  # amplified, around mid-grey
+    result: np.ndarray
+
+
 def draw_hallucinations(
     examples: Sequence[Example], *, amplification: float | None = None
 ) -> Image.Image:
@@ -31,27 +40,8 @@ def draw_hallucinations(
       ValueError: no example, images of another shape than their seeds, or a factor
         that is not positive.
     """
-    if not examples:
-        raise ValueError("there is nothing to draw: no example")
-    pairs = [(_display(e.seed_image), _display(e.hallucinated_image)) for e in examples]
-    for seed, result in pairs:
-        if seed.shape != result.shape:
-            raise ValueError(
-                f"a result of shape {result.shape} cannot be of the seed image of "
-                f"shape {seed.shape}"
-            )
-    if amplification is None:
-        amplification = _fitting_factor([result - seed for seed, result in pairs])
-    elif not amplification > 0:
-        raise ValueError(f"amplification must be positive, not {amplification}")
-
-    tiles = [
-        [
-            _tile(image)
-            for image in (seed, 0.5 + amplification * (result - seed), result)
-        ]
-        for seed, result in pairs
-    ]
+    amplification, rows = triples(examples, amplification=amplification)
+    tiles = [[_tile(pixels) for pixels in row] for row in rows]
     column = max(tile.width for row in tiles for tile in row)
     heights = [max(tile.height for tile in row) for row in tiles]
     heading = ImageFont.load_default(size=15)
@@ -75,6 +65,37 @@ def draw_hallucinations(
         _describe(draw, example, (lefts[3], y + height // 2))
         y += height + GAP
     return picture
+
+
+def triples(
+    examples: Sequence[Example], *, amplification: float | None = None
+) -> tuple[float, list[Triple]]:
+    """The factor, and what a row shows of each example: [H, W, 3] uint8 each.
+
+    Values beyond the visible range are cut off, and what is not finite is mid-grey.
+    Arguments and errors as for `draw_hallucinations`.
+    """
+    if not examples:
+        raise ValueError("there is nothing to draw: no example")
+    pairs = [(_display(e.seed_image), _display(e.hallucinated_image)) for e in examples]
+    for seed, result in pairs:
+        if seed.shape != result.shape:
+            raise ValueError(
+                f"a result of shape {result.shape} cannot be of the seed image of "
+                f"shape {seed.shape}"
+            )
+    if amplification is None:
+        amplification = _fitting_factor([result - seed for seed, result in pairs])
+    elif not amplification > 0:
+        raise ValueError(f"amplification must be positive, not {amplification}")
+    return amplification, [
+        Triple(
+            _pixels(seed),
+            _pixels(0.5 + amplification * (result - seed)),
+            _pixels(result),
+        )
+        for seed, result in pairs
+    ]
 
 
 def save_picture(
@@ -109,13 +130,13 @@ def _display(image: np.ndarray) -> np.ndarray:
     return np.broadcast_to(values, (*values.shape[:2], 3))
 
 
-def _tile(image: np.ndarray) -> Image.Image:
-    """The image by the smallest whole factor that makes it MIN_TILE wide and high.
-
-    What is not finite shows as mid-grey.
-    """
+def _pixels(image: np.ndarray) -> np.ndarray:
     finite = np.nan_to_num(image, nan=0.5, posinf=1.0, neginf=0.0)
-    pixels = np.round(255 * np.clip(finite, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(finite, 0, 1)).astype(np.uint8)
+
+
+def _tile(pixels: np.ndarray) -> Image.Image:
+    """The image by the smallest whole factor that makes it MIN_TILE wide and high."""
     factor = max(1, math.ceil(MIN_TILE / min(pixels.shape[:2])))
     return Image.fromarray(np.repeat(np.repeat(pixels, factor, axis=0), factor, axis=1))
 
