@@ -5,7 +5,12 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from blt_jax.models.pooling import max_pool
+from blt_jax.models.pooling import (
+    adaptive_average_pool,
+    halve_by_maximum,
+    halve_by_mean,
+    max_pool,
+)
 
 
 def windows(x):
@@ -66,3 +71,42 @@ def test_max_pool_hides_no_nan(row, column):
         [(0, 0), (1, 1), (1, 1), (0, 0)],
     )
     np.testing.assert_array_equal(np.isnan(max_pool(x)), np.isnan(wanted))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3)])
+def test_halving_takes_windows_of_four(size):
+    x = np.random.default_rng(5).normal(size=(2, *size, 3)).astype(np.float32)
+    height, width = size[0] // 2, size[1] // 2
+    largest, mean = np.empty((2, 2, height, width, 3), np.float32)
+    for i in range(height):
+        for j in range(width):
+            part = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+            largest[:, i, j], mean[:, i, j] = part.max((1, 2)), part.mean((1, 2))
+    np.testing.assert_array_equal(halve_by_maximum(jnp.asarray(x)), largest)
+    np.testing.assert_allclose(halve_by_mean(jnp.asarray(x)), mean, rtol=1e-5)
+    with pytest.raises(ValueError, match="1 x 4 pixels cannot be halved"):
+        halve_by_mean(jnp.zeros((2, 1, 4, 3)))
+
+
+def test_halving_gives_the_gradient_to_the_first_of_equals():
+    x = jnp.asarray([[1, 2, 0, 0], [2, 2, 0, 3]], jnp.float32)[None, :, :, None]
+    weight = jnp.asarray([5.0, 7.0])[None, None, :, None]
+    gradient = jax.grad(lambda x: jnp.sum(halve_by_maximum(x) * weight))(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 5, 0, 0], [0, 0, 0, 7]])
+    gone = halve_by_maximum(x.at[0, 1, 0, 0].set(jnp.nan))
+    np.testing.assert_array_equal(np.isnan(gone[0, 0, :, 0]), [True, False])
+
+
+@pytest.mark.parametrize("size", [(7, 7), (1, 1), (14, 21), (3, 10)])
+def test_adaptive_average_pool_matches_torch(size):
+    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    x = np.random.default_rng(6).normal(size=(2, *size, 3)).astype(np.float32)
+    pooled = torch.nn.functional.adaptive_avg_pool2d(
+        torch.tensor(x.transpose(0, 3, 1, 2)), 7
+    )
+    np.testing.assert_allclose(
+        adaptive_average_pool(jnp.asarray(x), 7),
+        pooled.numpy().transpose(0, 2, 3, 1),
+        rtol=1e-5,
+        atol=1e-6,
+    )

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import BACKBONES
-from blt_jax.models.flops import count_flops
-from blt_jax.models.resnet import Bottleneck
+from blt_jax.models.initial_kernels import draw_kernels
+from blt_jax.models.resnet import Bottleneck, GroupedBottleneck, torchvision_name
 
 
 @pytest.mark.parametrize(
@@ -49,28 +50,46 @@ def test_initial_kernels_have_fan_out_variance():
     assert np.abs(small - second.reshape(9, 128, 128)[:, :64]).min(axis=0).max() > 0
 
 
-@pytest.mark.parametrize(
-    "name, parameters, gmacs",
-    [
-        # torchvision's published numbers less its last layer of 1000 classes:
-        # 11,689,512 less 513,000 and so on; multiply-adds of one 224 px image.
-        ("resnet18", 11_176_512, 1.814),
-        ("resnet34", 21_284_672, 3.664),
-        ("resnet50", 23_508_032, 4.089),
-        ("resnet101", 42_500_160, 7.801),
-        ("resnet152", 58_143_808, 11.514),
-    ],
-)
-def test_size_and_cost_are_the_published_ones(name, parameters, gmacs):
-    graph = nnx.eval_shape(lambda: BACKBONES[name](projection=False, rngs=nnx.Rngs(0)))
-    graph.eval()
-    definition, state = nnx.split(graph)
-    params = nnx.state(graph, nnx.Param)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    flops = count_flops(lambda s, x: nnx.merge(definition, s)(x), state, image)
-    last = 1000 * graph.num_features
-    assert flops / 2 + last == pytest.approx(gmacs * 1e9, rel=0.02)
+def network(name, device, library="torchvision"):
+    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    made = pytest.importorskip(library, reason=f"needs {library}")
+    torch.manual_seed(0)
+    theirs = "resnext50_32x4d" if name == "resnext50" else name
+    with torch.device(device):
+        if library == "timm":
+            return made.create_model(theirs, num_classes=0)
+        whole = getattr(made.models, theirs)()
+    whole.fc = torch.nn.Identity()
+    return whole
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50"])
+def test_names_are_those_of_torchvision(name):
+    assert_names_match(name, network(name, "meta"), torchvision_name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152", "resnext50"])
+def test_names_are_those_of_libraries(name, library):
+    assert_names_match(name, network(name, "meta", library), torchvision_name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, size", [("resnet18", 45), ("resnext50", 64)])
+def test_features_are_those_of_torchvision(name, size):
+    assert_features_match(name, network(name, "cpu"), torchvision_name, size=size)
+
+
+def test_groups_are_drawn_each_by_its_own_fan_out():
+    block = GroupedBottleneck(
+        64, 64, stride=1, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)
+    )
+    assert block.conv2.kernel.shape == (3, 3, 4, 128)
+    draw_kernels(block.convolutions(), jax.random.key(0))
+    for conv, fan_out in [(block.conv2, 9 * 4), (block.conv3, 256)]:
+        kernel = np.asarray(conv.kernel[...])
+        assert kernel.std() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
 
 
 def test_bottlenecks_are_those_of_torchvision():

@@ -87,7 +87,13 @@ def _conv(conv: nnx.Conv) -> nn.Conv2d:
     size: Any = conv.kernel_size
     stride = strides if isinstance(strides, int) else strides[0]
     return nn.Conv2d(
-        conv.in_features, conv.out_features, size[0], stride, size[0] // 2, bias=False
+        conv.in_features,
+        conv.out_features,
+        size[0],
+        stride,
+        size[0] // 2,
+        groups=conv.feature_group_count,
+        bias=False,
     )
 
 

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from blt_jax.models import (
+    cifar_resnet,
     convnext,
+    densenet,
     efficientnet,
     inception,
     resnet,
     shufflenet,
+    vgg,
     vit,
 )
 
@@ -23,13 +26,21 @@ WITH_ATTENTION: dict[str, Callable[..., Any]] = {
     "resnet10_narrow": resnet.resnet10_narrow,
     "resnet10_small": resnet.resnet10_small,
     "resnet18": resnet.resnet18,
+    "resnet28": resnet.resnet28,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,
     "resnet152": resnet.resnet152,
+    "resnext50": resnet.resnext50,
 }
 BACKBONES: dict[str, Callable[..., Any]] = {
     **WITH_ATTENTION,
+    "cifar_resnet20": cifar_resnet.cifar_resnet20,
+    "cifar_resnet32": cifar_resnet.cifar_resnet32,
+    "cifar_resnet44": cifar_resnet.cifar_resnet44,
+    "cifar_resnet56": cifar_resnet.cifar_resnet56,
+    "vgg16": vgg.vgg16,
+    "densenet121": densenet.densenet121,
     "shufflenet_v2": shufflenet.shufflenet_v2,
     "efficientnet_b0": efficientnet.efficientnet_b0,
     "efficientnet_b3": efficientnet.efficientnet_b3,

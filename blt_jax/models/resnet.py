@@ -1,4 +1,4 @@
-"""Residual networks, after He et al. 2016 (arXiv:1512.03385).
+"""Residual networks, after He et al. 2016 (arXiv:1512.03385), and ResNeXt.
 
 Layers and their order are those of the released code and of torchvision, so that their
 weights can be read (`importers`): explicit padding, a bottleneck's stride in its 3x3
@@ -6,8 +6,7 @@ convolution, and an added layer "fc_add" after the pooling. Global average pooli
 takes any image size.
 """
 
-import itertools
-import math
+import re
 from typing import Any
 
 import jax
@@ -17,7 +16,8 @@ from jax.typing import DTypeLike
 
 from blt_jax.models.attention import ModulatedAttention
 from blt_jax.models.batch_norm import BatchNorm
-from blt_jax.models.convolution import convolution
+from blt_jax.models.conv_layer import conv_layer
+from blt_jax.models.initial_kernels import draw_kernels
 from blt_jax.models.pooling import average_over_pixels, max_pool
 from blt_jax.models.projection import Projection
 from blt_jax.models.remat import Remat
@@ -31,7 +31,9 @@ class _Block(nnx.Module):
     def __init__(self, in_features: int, out: int, *, stride: int, **types: Any):
         self.projected = stride != 1 or in_features != out
         if self.projected:
-            self.shortcut_conv = _conv(in_features, out, size=1, stride=stride, **types)
+            self.shortcut_conv = conv_layer(
+                in_features, out, size=1, stride=stride, **types
+            )
             self.shortcut_norm = BatchNorm(out, **types)
 
     def convolutions(self) -> list[nnx.Conv]:
@@ -53,9 +55,9 @@ class BasicBlock(_Block):
 
     def __init__(self, in_features: int, features: int, *, stride: int, **types: Any):
         super().__init__(in_features, features, stride=stride, **types)
-        self.conv1 = _conv(in_features, features, size=3, stride=stride, **types)
+        self.conv1 = conv_layer(in_features, features, size=3, stride=stride, **types)
         self.norm1 = BatchNorm(features, **types)
-        self.conv2 = _conv(features, features, size=3, stride=1, **types)
+        self.conv2 = conv_layer(features, features, size=3, **types)
         self.norm2 = BatchNorm(features, **types)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -69,14 +71,19 @@ class Bottleneck(_Block):
     """A 3x3 convolution between 1x1 ones, the last with four times the channels."""
 
     expansion = 4
+    inner = 1  # channels of the 3x3 convolution for each of `features`
+    groups = 1  # of that convolution
 
     def __init__(self, in_features: int, features: int, *, stride: int, **types: Any):
         super().__init__(in_features, 4 * features, stride=stride, **types)
-        self.conv1 = _conv(in_features, features, size=1, stride=1, **types)
-        self.norm1 = BatchNorm(features, **types)
-        self.conv2 = _conv(features, features, size=3, stride=stride, **types)
-        self.norm2 = BatchNorm(features, **types)
-        self.conv3 = _conv(features, 4 * features, size=1, stride=1, **types)
+        inner = self.inner * features
+        self.conv1 = conv_layer(in_features, inner, size=1, **types)
+        self.norm1 = BatchNorm(inner, **types)
+        self.conv2 = conv_layer(
+            inner, inner, size=3, stride=stride, groups=self.groups, **types
+        )
+        self.norm2 = BatchNorm(inner, **types)
+        self.conv3 = conv_layer(inner, 4 * features, size=1, **types)
         self.norm3 = BatchNorm(4 * features, **types)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -85,6 +92,13 @@ class Bottleneck(_Block):
         y = nnx.relu(self.norm2.normalise(self.conv2(y), mask))
         y = self.norm3.normalise(self.conv3(y), mask)
         return nnx.relu(self.shortcut(x, mask) + y)
+
+
+class GroupedBottleneck(Bottleneck):
+    """32 groups in the 3x3 convolution, each of `features` / 16 channels (ResNeXt)."""
+
+    inner = 2
+    groups = 32
 
 
 class ResNet(nnx.Module):
@@ -129,7 +143,7 @@ class ResNet(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.small_images = small_images
         self.remat = Remat(remat)
-        self.stem_conv = _conv(
+        self.stem_conv = conv_layer(
             3,
             width,
             size=3 if small_images else 7,
@@ -158,7 +172,7 @@ class ResNet(nnx.Module):
         convolutions = [self.stem_conv]
         for one in blocks.values():
             convolutions += one.convolutions()
-        _draw_kernels(convolutions, rngs.params())
+        draw_kernels(convolutions, rngs.params())
         self.projection = (
             Projection(features, relu=feature_relu, **types) if projection else None
         )
@@ -207,6 +221,16 @@ def resnet18(**options: Any) -> ResNet:
     return ResNet((2, 2, 2, 2), 64, **options)
 
 
+def resnet28(**options: Any) -> ResNet:
+    """ResNet-28, taken to be basic blocks in stages of 3, 3, 4 and 3.
+
+    The paper's Fig. 5 names it, neither the paper nor the released code says what it
+    is, and no library has one. 13 basic blocks give 28 layers with weights, between
+    ResNet-18 and ResNet-34. Other ways to spread 13 differ little in cost.
+    """
+    return ResNet((3, 3, 4, 3), 64, **options)
+
+
 def resnet34(**options: Any) -> ResNet:
     """ResNet-34, the paper's backbone for iNaturalist 2018."""
     return ResNet((3, 4, 6, 3), 64, **options)
@@ -227,42 +251,26 @@ def resnet152(**options: Any) -> ResNet:
     return ResNet((3, 8, 36, 3), 64, block=Bottleneck, **options)
 
 
-def _draw_kernels(convolutions: list[nnx.Conv], key: jax.Array) -> None:
-    """Set all kernels to normal numbers of variance 2 / fan-out (He et al. 2015).
-
-    One draw for all of them: every draw takes XLA about half a second to compile.
-    """
-    shapes = [conv.kernel.shape for conv in convolutions]
-    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-    dtype = convolutions[0].kernel.dtype
-    noise = jnp.split(jax.random.normal(key, (ends[-1],), dtype), ends[:-1])
-    for conv, shape, part in zip(convolutions, shapes, noise, strict=True):
-        height, width, _, features = shape
-        deviation = math.sqrt(2 / (height * width * features))
-        conv.kernel[...] = deviation * part.reshape(shape)
+def resnext50(**options: Any) -> ResNet:
+    """ResNeXt-50 32x4d, after Xie et al. 2017 (arXiv:1611.05431)."""
+    return ResNet((3, 4, 6, 3), 64, block=GroupedBottleneck, **options)
 
 
-def _conv(
-    in_features: int,
-    features: int,
-    *,
-    size: int,
-    stride: int,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    pad = size // 2
-    return nnx.Conv(
-        in_features,
-        features,
-        (size, size),
-        strides=stride,
-        padding=[(pad, pad), (pad, pad)],
-        use_bias=False,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        kernel_init=nnx.initializers.zeros,  # until _draw_kernels
-        conv_general_dilated=convolution,
-        rngs=rngs,
+_THEIR_NAMES = (
+    (r"^stem_conv\.", "conv1."),
+    (r"^stem_norm\.", "bn1."),
+    (r"\.shortcut_conv\.", ".downsample.0."),
+    (r"\.shortcut_norm\.", ".downsample.1."),
+    (r"\.norm(\d)\.", r".bn\1."),
+)
+
+
+def torchvision_name(name: str) -> str:
+    """What torchvision and timm call one of our arrays; its own name if nothing."""
+    for pattern, theirs in _THEIR_NAMES:
+        name = re.sub(pattern, theirs, name)
+    return re.sub(
+        r"^blocks\.stage(\d+)_block(\d+)\.",
+        lambda found: f"layer{found[1]}.{int(found[2]) - 1}.",
+        name,
     )

@@ -1,0 +1,36 @@
+"""VGG-16 against torchvision's."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from foreign_weights import assert_features_match, assert_names_match
+
+from blt_jax.models import vgg
+
+NAME = "vgg16"
+
+
+def network(device):
+    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    torch.manual_seed(0)
+    with torch.device(device):
+        whole = torchvision.models.vgg16()
+    whole.classifier = whole.classifier[:5]  # without the last layer and its dropout
+    return whole
+
+
+def test_names_are_those_of_torchvision():
+    assert_names_match(NAME, network("meta"), vgg.torchvision_name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [32, 70])
+def test_features_are_those_of_torchvision(size):
+    assert_features_match(NAME, network("cpu"), vgg.torchvision_name, size=size)
+
+
+def test_images_that_are_too_small_are_refused():
+    with pytest.raises(ValueError, match="1 x 1 pixels cannot be halved"):
+        jax.eval_shape(lambda: vgg.vgg16(rngs=nnx.Rngs(0))(jnp.zeros((1, 31, 31, 3))))
