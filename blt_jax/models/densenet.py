@@ -130,7 +130,7 @@ class DenseNet(nnx.Module):
         for block, size in enumerate(self.block_sizes, start=1):
             if block > 1:
                 x = self.remat(self.transitions[f"before_block{block}"], x, mask)
-            maps = (x,)
+            maps: tuple[jax.Array, ...] = (x,)
             for layer in range(1, size + 1):
                 one = self.layers[f"block{block}_layer{layer}"]
                 maps += (self.remat(one, maps, mask),)
