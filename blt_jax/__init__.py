@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blt_jax.metrics import confusion
     from blt_jax.models.heads import SquashingCosineHead
     from blt_jax.training.inference import Classifier, load
+    from blt_jax.training.pretrained import load_backbone
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "confusion",
     "hallucinate",
     "load",
+    "load_backbone",
     "losses",
     "metrics",
     "targets",
@@ -37,6 +39,7 @@ _ATTRIBUTES = {
     "SquashingCosineHead": "blt_jax.models.heads",
     "hallucinate": "blt_jax.hallucination.cascade",
     "load": "blt_jax.training.inference",
+    "load_backbone": "blt_jax.training.pretrained",
 }
 _MODULES = {
     "confusion": "blt_jax.metrics.confusion",

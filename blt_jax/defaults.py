@@ -82,6 +82,9 @@ def default_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.backbone = "resnet10"
+    # The first stage that is trained begins with the backbone of this working
+    # directory, stage or checkpoint folder; "": with random weights.
+    config.model.pretrained = ""
     config.model.head = "squashing_cosine"  # or linear, cosine, meta_embedding
     config.model.alpha = 16.0
     config.model.beta = 0.5

@@ -235,7 +235,9 @@ def test_a_file_above_the_limit_is_not_opened(tmp_path, read):
 BOMB = """
 import re, sys
 from pathlib import Path
+from blt_jax.models import array_files
 from blt_jax.models.array_files import ForeignCheckpointError, read_npz
+array_files.MOST_BYTES = 2**28  # of a gigabyte the bomb would take its time to make
 # Not resource.getrusage: its peak begins with that of the process that started ours.
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -1,15 +1,34 @@
+import json
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from blt_jax.models import ModelSpec, build_model
-from blt_jax.models.importers import ForeignCheckpointError, read_original
+from blt_jax.models.array_files import ForeignCheckpointError
+from blt_jax.models.foreign_files import ForeignWeights, read_weights
+from blt_jax.models.foreign_names import FOREIGN_NAMES
+from blt_jax.models.importers import classes_of, convert
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 NUM_CLASSES = 3
 ONE = np.ones(1, np.float32)
+
+
+def converted(path, **spec):
+    """A file as the model it is of, or as another; and that model."""
+    weights = read_weights(path)
+    spec = {"num_classes": classes_of(weights, "resnet10") or 1, **spec}
+    model = build_model(ModelSpec(**spec))
+    return convert(weights, model, jax.random.key(0)), model
+
+
+def read_original(path):
+    imported, model = converted(path)
+    assert not imported.report.drawn and not imported.report.unused
+    return imported.params, imported.batch_stats, model.spec.num_classes
 
 
 @pytest.fixture(scope="module")
@@ -201,39 +220,25 @@ def same_bits(found, wanted):
     [
         (
             lambda feat, _: feat.pop("module.layer3.0.bn1.bias"),
-            "no 'module.layer3.0.bn1.bias' in 'feat_model'",
-        ),
-        (lambda _, classifier: classifier.clear(), "no 'classifier'"),
-        (
-            lambda _, classifier: (
-                classifier.update({"module.fc.weight": ONE})
-                or classifier.pop("module.cosnorm_classifier.weight")
-            ),
-            "no 'module.cosnorm_classifier.weight'",
-        ),
-        (
-            lambda _, classifier: classifier.update(
-                {"module.cosnorm_classifier.weight": ONE}
-            ),
-            "no 'module.cosnorm_classifier.weight' of two axes",
+            "no 'feat_model.layer3.0.bn1.bias', which resnet10 has",
         ),
         (
             lambda feat, _: feat.update({"module.layer1.1.conv1.weight": ONE}),
-            "also holds 'module.layer1.1.conv1.weight'.*another architecture",
+            "also holds 'feat_model.layer1.1.conv1.weight'.*another architecture",
         ),
         (
             lambda feat, _: feat.update(
                 {"module.layer1.0.conv1.weight": np.zeros((64, 64, 1, 1))}
             ),
-            r"'module.layer1.0.conv1.weight'.*\(1, 1, 64, 64\).*\(3, 3, 64, 64\)",
+            r"'feat_model.layer1.0.conv1.weight'.*\(1, 1, 64, 64\).*\(3, 3, 64, 64\)",
         ),
         (
             lambda feat, _: feat.update({"module.bn1.weight": np.zeros((64, 1))}),
-            r"'module.bn1.weight'.*\(64, 1\)",
+            r"'feat_model.bn1.weight'.*\(64, 1\)",
         ),
         (
             lambda feat, _: feat.update({"bn1.weight": np.ones(64)}),
-            "'module.bn1.weight' is in 'feat_model' twice",
+            "'feat_model.bn1.weight' is in it twice",
         ),
         (
             lambda feat, _: feat.update({"module.bn1.weight": np.full(64, np.nan)}),
@@ -248,10 +253,138 @@ def test_says_in_one_line_what_is_wrong_with_an_array(save, change, message):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+NEW = ("0.head.kernel",)
+PROJECTION = ("0.backbone.projection.bias", "0.backbone.projection.kernel")
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "drawn", "note"),
+    [
+        ({"num_classes": 5}, None, NEW, "has 3 classes and not 5"),
+        (
+            {"head": "linear"},
+            None,
+            ("0.head.bias", *NEW),
+            "not one for config.model.head 'linear'",
+        ),
+        ({}, lambda _, classifier: classifier.clear(), NEW, "has no classifier"),
+        (
+            {},
+            lambda feat, _: [
+                feat.pop(f"module.fc_add.{x}") for x in ("weight", "bias")
+            ],
+            (*PROJECTION, *NEW),
+            "left out, because what lies before it is drawn",
+        ),
+        (
+            {},
+            lambda _, classifier: classifier.update(
+                {"module.cosnorm_classifier.weight": ONE}
+            ),
+            NEW,
+            "has no classifier",
+        ),
+    ],
+)
+def test_what_a_file_has_not_is_drawn_as_by_init(save, spec, change, drawn, note):
+    imported, model = converted(save(change) if change else save(), **spec)
+    report = imported.report
+    assert report.drawn == tuple(name.partition(".")[2] for name in drawn)
+    assert len(report.notes) == 1 and note in report.notes[0]
+    lost = sum("backbone" in name for name in drawn)
+    assert report.matched == 12 + 12 * 4 + 2 - lost
+    assert f"matched, {report.parameters} numbers" in report.lines()[0]
+    assert all(name in report.lines()[1] for name in report.drawn)
+    fresh = model.init(jax.random.key(0))
+    for name in drawn:
+        ours, theirs = imported[int(name[0])], fresh[int(name[0])]
+        for key in name.split(".")[1:]:
+            ours, theirs = ours[key], theirs[key]
+        np.testing.assert_array_equal(ours, theirs)
+    json.dumps(report.summary())
+
+
+def test_the_layer_of_a_plain_classifier_of_the_released_code(save):
+    rng = np.random.default_rng(1)
+    kernel, bias = rng.normal(size=(3, 512)), rng.normal(size=3)
+
+    def change(_, classifier):
+        classifier.clear()
+        classifier.update({"module.fc.weight": kernel, "module.fc.bias": bias})
+
+    imported, _ = converted(save(change), head="linear")
+    assert imported.report.drawn == ()
+    head = imported.params["head"]
+    np.testing.assert_array_equal(head["kernel"], kernel.T.astype(np.float32))
+    np.testing.assert_array_equal(head["bias"], bias.astype(np.float32))
+
+
+def arrays_of(backbone, program, rng):
+    """A file's arrays, made from our shapes: kernels in PyTorch's order of axes."""
+    names = FOREIGN_NAMES[backbone][program]
+    model = build_model(ModelSpec(backbone=backbone, num_classes=3, projection=False))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    }
+    result = {}
+    for place, leaf in jax.tree.leaves_with_path(shapes):
+        keys = [entry.key for entry in place[1:]]
+        if keys[0] == "backbone":
+            shape = leaf.shape
+            if keys[-1] == "kernel":
+                shape = (shape[3], shape[2], *shape[:2])
+            name = ".".join((*keys[1:-1], leaves.get(keys[-1], keys[-1])))
+            result[names.backbone(name)] = rng.random(shape, np.float32)
+    return result
+
+
+def test_a_backbone_alone_becomes_a_backbone_with_a_new_head(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = arrays_of("resnet18", "torchvision", rng)
+    np.savez(tmp_path / "a.npz", **arrays)
+    spec = {"backbone": "resnet18", "num_classes": 5}
+    imported, _ = converted(tmp_path / "a.npz", **spec)
+    assert imported.report.program == "torchvision"
+    assert imported.report.matched == len(arrays) == 100
+    assert imported.report.drawn == (
+        "backbone.projection.bias",
+        "backbone.projection.kernel",
+        "head.kernel",
+    )
+    block = imported.params["backbone"]["blocks"]["stage2_block1"]
+    kernel = arrays["layer2.0.downsample.0.weight"]
+    for out, into in ((0, 0), (127, 63), (3, 60)):
+        assert block["shortcut_conv"]["kernel"][0, 0, into, out] == kernel[out, into]
+    deeper = {**arrays, "layer1.2.conv1.weight": np.ones((64, 64, 3, 3))}
+    with pytest.raises(ForeignCheckpointError, match=r"also holds 'layer1\.2\.conv1"):
+        convert(
+            ForeignWeights(tmp_path / "a.npz", deeper),
+            build_model(ModelSpec(**spec)),
+            jax.random.key(0),
+        )
+    for backbone, message in (
+        ("resnet34", r"no 'layer1\.2\.bn1\.bias', which resnet34 has as torchvision"),
+        (
+            "resnet10_narrow",
+            "another library's names for resnet10_narrow are not known",
+        ),
+        ("resnet10", "another library's names for resnet10 are not known; name one of"),
+    ):
+        with pytest.raises(ForeignCheckpointError, match=message):
+            converted(tmp_path / "a.npz", backbone=backbone, num_classes=3)
+    np.savez(tmp_path / "b.npz", some=ONE)
+    with pytest.raises(ForeignCheckpointError, match="none of its 1 arrays, such as"):
+        converted(tmp_path / "b.npz", **spec)
+
+
 @pytest.mark.parametrize("name", ["", "/", ".", "conv1", "feat_model2/x", "\x1b[2J/x"])
 def test_names_of_no_group(save, tmp_path, name):
-    np.savez(tmp_path / "a.npz", **{name: ONE})
-    message = "belongs to no group|no 'feat_model'"
+    np.savez(tmp_path / "a.npz", **{"feat_model/bn1.bias": ONE, name: ONE})
+    message = "belongs to no group"
     with pytest.raises(ForeignCheckpointError, match=message) as caught:
         read_original(tmp_path / "a.npz")
     assert str(caught.value).isprintable()

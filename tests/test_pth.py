@@ -123,17 +123,33 @@ def test_what_the_child_writes(torch, good, tmp_path, child):
 @pytest.mark.parametrize(
     "saved, message",
     [
-        ({"model": 1}, "no 'state_dict_best'"),
-        ([1, 2], "no 'state_dict_best'"),
+        ({"model": 1}, "'model' is not an array of real numbers; a file of weights"),
+        ({"model": {"a": 1}}, "'a' is not an array of real numbers; a file of weights"),
+        ([1, 2], "no state dict in it"),
         ({"state_dict_best": 3}, "no 'feat_model'"),
         ({"state_dict_best": {"feat_model": {}}}, "no 'classifier'"),
-        ({"state_dict_best": {"feat_model": {"a": "text"}}}, "'a' in 'feat_model'"),
+        ({"state_dict_best": {"feat_model": {"a": "text"}}}, "'feat_model/a' is not"),
         ({"state_dict_best": {"feat_model": {"a": [1.0]}}}, "is not an array of real"),
     ],
 )
 def test_another_checkpoint(torch, tmp_path, child, capsys, saved, message):
     torch.save(saved, tmp_path / "other.pth")
     assert message in child(tmp_path / "other.pth", capsys)
+
+
+@pytest.mark.parametrize("key", [None, "state_dict_ema", "state_dict", "model"])
+def test_a_state_dict_alone_or_in_a_checkpoint(torch, tmp_path, monkeypatch, key):
+    monkeypatch.setattr(pth_process, "_limit", lambda name, value: None)
+    state = {"a.weight": torch.ones(2), "a.num_batches_tracked": torch.tensor(3)}
+    # The averaged ones go before the last ones.
+    later = {} if key != "state_dict_ema" else {"model": {"b": torch.ones(1)}}
+    saved = {"epoch": 3, key: state, **later} if key else state
+    torch.save(saved, tmp_path / "a.pth")
+    out = tmp_path / "a.npz"
+    assert pth_process.main(str(tmp_path / "a.pth"), str(out)) == 0
+    found = read_npz(out)
+    assert list(found) == ["a.weight"]
+    np.testing.assert_array_equal(found["a.weight"], [1, 1])
 
 
 @pytest.mark.parametrize(

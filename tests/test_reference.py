@@ -8,7 +8,8 @@ import pytest
 from blt_jax.hallucination.ascent import Options, Problem
 from blt_jax.hallucination.cascade import cascade, choose_levels, hallucinate
 from blt_jax.models.classifier import ModelSpec, build_model
-from blt_jax.models.importers import read_original
+from blt_jax.models.foreign_files import read_weights
+from blt_jax.models.importers import convert
 from blt_jax.training.augment import Normalisation, normalise
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -18,8 +19,10 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def weights(shared):
     pytest.importorskip("torch", reason="reading a .pth file needs PyTorch")
     path = shared / "reference" / "original_resnet10_tiny_imagenet_lt.pth"
-    params, batch_stats, num_classes = read_original(path)
-    return *jax.tree.map(jnp.asarray, (params, batch_stats)), num_classes
+    model = build_model(ModelSpec(backbone="resnet10", num_classes=200))
+    params, batch_stats, report = convert(read_weights(path), model, jax.random.key(0))
+    assert not report.drawn
+    return *jax.tree.map(jnp.asarray, (params, batch_stats)), 200
 
 
 def logits_of(weights, **spec):

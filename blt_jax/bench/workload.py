@@ -67,6 +67,7 @@ class Workload:
         """
         config = self.setup.config.copy_and_resolve_references()
         config.stage1.checkpoint, config.stage1.epochs = "", 0
+        config.model.pretrained = ""
         config.hallucination.from_epoch = 1
         config.update_from_flattened_dict(changes)
         setup = dataclasses.replace(self.setup, config=config)

@@ -1,155 +1,247 @@
 """Weights that other programs trained, as parameters of our models.
 
 Nothing is believed that was not checked against the names and shapes our own model
-has, and nothing in a file is executed; how the files are read is in `pth.py` and
-`array_files.py`.
+has, and nothing in a file is executed; how files are read is in `foreign_files.py`,
+and what their arrays are called in `foreign_names.py`.
 """
 
-import os
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from blt_jax.models.array_files import (
-    ForeignCheckpointError,
-    one_line,
-    read_npz,
-    read_safetensors,
-)
-from blt_jax.models.classifier import ModelSpec, Tree, build_model
-from blt_jax.models.pth import read_pth
+from blt_jax.models.array_files import ForeignCheckpointError, one_line
+from blt_jax.models.classifier import Model, Tree
+from blt_jax.models.foreign_files import ForeignWeights
+from blt_jax.models.foreign_names import FOREIGN_NAMES, Names
+from blt_jax.models.import_report import Report
 
-# By the ending of the name; anything else is taken for a .pth file.
-_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".npz": read_npz,
-    ".safetensors": read_safetensors,
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
 }
-_GROUPS = ("feat_model", "classifier")
-_KERNEL = "module.cosnorm_classifier.weight"
+# Ours alone: where a file has none, they are drawn anew.
+_OPTIONAL = ("projection", "attention")
+
+Keys = tuple[str, ...]
 
 
-def read_original(path: str | os.PathLike[str]) -> tuple[Tree, Tree, int]:
-    """Read a checkpoint of the paper authors' released PyTorch code.
+class Imported(NamedTuple):
+    """Parameters and statistics as `Model.init` gives them, of NumPy arrays."""
 
-    It holds ResNet-10 with "fc_add" and a squashing-cosine classifier; alpha and
-    beta are not in it. Three kinds of file:
+    params: Tree
+    batch_stats: Tree
+    report: Report
 
-    - `.pth`, as the code saves it: {"state_dict_best": {"feat_model": {...},
-      "classifier": {...}}}. Needs the extra `torch`, and is unpickled in a process of
-      its own.
-    - `.safetensors` (extra `safetensors`) and `.npz`: the same arrays under flat names
-      of group and name, "feat_model/module.conv1.weight" or, with a dot,
-      "feat_model.module.conv1.weight". No torch.
 
-    The prefix "module." may be left out throughout.
+def classes_of(weights: ForeignWeights, backbone: str) -> int | None:
+    """How many classes a file's classifier has; None: there is no classifier."""
+    for names in _programs(weights, backbone).values():
+        for layer in names.heads.values():
+            kernel = weights.arrays.get(f"{layer}.weight")
+            if kernel is not None and kernel.ndim == 2 and kernel.size:
+                return int(kernel.shape[0])
+    return None
 
-    Returns:
-      (params, batch_stats, num_classes): float32 NumPy arrays in nested dicts, as
-      `build_model(ModelSpec(backbone="resnet10", num_classes=...)).init` gives.
 
-    Raises:
-      FileNotFoundError: there is no such file.
-      ForeignCheckpointError: torch is missing or too old, or the file is not such
-        a checkpoint, lacks an array, or holds another architecture.
+def convert(weights: ForeignWeights, model: Model, key: jax.Array) -> Imported:
+    """A file's arrays as parameters of `model`.
+
+    The classifier is taken over if the file has one of the model's kind with as many
+    classes, and nothing between it and the backbone is drawn anew. key: of what is
+    drawn, as `Model.init` draws it.
+
+    Raises ForeignCheckpointError where an array of the backbone is missing or has
+    another shape, and where the file holds others than this backbone's.
     """
-    path = Path(path)
-    read_file = _READERS.get(path.suffix.lower(), read_pth)
-    tensors = _grouped(path, read_file(path))
-    kernel = tensors["classifier"].get(_KERNEL)
-    if kernel is None or kernel.ndim != 2 or not kernel.size:
+    spec, path = model.spec, weights.path
+    shapes = jax.eval_shape(model.init, key)
+    wanted = {_keys(place): leaf for place, leaf in jax.tree.leaves_with_path(shapes)}
+    program, names = _program(weights, spec.backbone, wanted)
+    taken: dict[Keys, np.ndarray] = {}
+    used: set[str] = set()
+
+    def take(keys: Keys, name: str) -> None:
+        array, leaf = _in_our_order(weights.arrays[name], keys), wanted[keys]
+        if array.shape != leaf.shape:
+            raise ForeignCheckpointError(
+                f"{path}: {name!r} has shape {array.shape} in our order of axes, and "
+                f"that of {spec.backbone} has {leaf.shape}; another architecture?"
+            )
+        taken[keys] = np.array(array, leaf.dtype, order="C")
+        used.add(name)
+
+    backbone = [keys for keys in wanted if keys[1] == "backbone"]
+    for keys in backbone:
+        name = _backbone_name(names, keys)
+        if name in weights.arrays:
+            take(keys, name)
+        elif keys[2] not in _OPTIONAL:
+            raise ForeignCheckpointError(
+                f"{path}: no {name!r}, which {spec.backbone} has as {program} names it"
+            )
+    head = {
+        keys: f"{names.heads.get(spec.head, '')}.{_LEAVES.get(keys[-1], keys[-1])}"
+        for keys in wanted
+        if keys[1] == "head"
+    }
+    # The first reason why the classifier is not taken over.
+    note = _why_no_head(weights, names, model, head, whole=len(taken) == len(backbone))
+    if not note:
+        for keys, name in head.items():
+            take(keys, name)
+    unused = tuple(sorted(set(weights.arrays) - used))
+    _check_unused(weights, names, spec.backbone, unused)
+    drawn = tuple(keys for keys in wanted if keys not in taken)
+    params, batch_stats = _drawn(model, key, drawn, taken, shapes)
+    report = Report(
+        program=program,
+        backbone=spec.backbone,
+        matched=len(taken),
+        parameters=sum(math.prod(array.shape) for array in taken.values()),
+        drawn=tuple(".".join(keys[1:]) for keys in drawn),
+        unused=unused,
+        notes=(note,) if note else (),
+    )
+    return Imported(params, batch_stats, report)
+
+
+def _programs(weights: ForeignWeights, backbone: str) -> dict[str, Names]:
+    """Those whose names the file may have."""
+    found = {
+        program: names
+        for program, names in FOREIGN_NAMES.get(backbone, {}).items()
+        if (program == "released") == weights.released
+    }
+    if not found:
+        known = [
+            name
+            for name, programs in FOREIGN_NAMES.items()
+            if set(programs) - {"released"} or weights.released
+        ]
+        whose = "the released code's" if weights.released else "another library's"
         raise ForeignCheckpointError(
-            f"{path}: no {_KERNEL!r} of two axes in 'classifier'; only the"
-            " squashing-cosine classifier of the released code can be imported"
+            f"{weights.path}: {whose} names for {backbone} are not known; name one of "
+            f"{', '.join(known)} as --config.model.backbone"
         )
-    num_classes = int(kernel.shape[0])
-    model = build_model(ModelSpec(backbone="resnet10", num_classes=num_classes))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return found
 
-    used = {group: set[str]() for group in _GROUPS}
 
-    def read(location: tuple[Any, ...], wanted: jax.ShapeDtypeStruct) -> np.ndarray:
-        keys = tuple(entry.key for entry in location[1:])
-        group, name = _original_name(keys)
-        array = tensors[group].get(name)
-        if array is None:
+def _program(
+    weights: ForeignWeights, backbone: str, wanted: Mapping[Keys, Any]
+) -> tuple[str, Names]:
+    """The program whose names the file has, by most of our arrays; and its names."""
+    counts = {
+        program: sum(
+            _backbone_name(names, keys) in weights.arrays
+            for keys in wanted
+            if keys[1] == "backbone"
+        )
+        for program, names in _programs(weights, backbone).items()
+    }
+    program = max(counts, key=lambda program: counts[program])
+    if not counts[program]:
+        some = min(weights.arrays)
+        raise ForeignCheckpointError(
+            f"{weights.path}: none of its {len(weights.arrays)} arrays, such as "
+            f"{one_line(repr(some))}, is one of {backbone} as "
+            f"{' or '.join(counts)} names it; name another --config.model.backbone"
+        )
+    return program, FOREIGN_NAMES[backbone][program]
+
+
+def _backbone_name(names: Names, keys: Keys) -> str:
+    """What an array below the backbone is called; "": there is none."""
+    leaf = _LEAVES.get(keys[-1], keys[-1])
+    if keys[2] == "projection":
+        return names.projection and f"{names.projection}.{leaf}"
+    if keys[2] == "attention":
+        return ""
+    return names.backbone(".".join((*keys[2:-1], leaf)))
+
+
+def _in_our_order(array: np.ndarray, keys: Keys) -> np.ndarray:
+    """[out, in, h, w] -> [h, w, in, out], and [out, in] -> [in, out]."""
+    if keys[-1] != "kernel":
+        return array
+    return array.transpose((2, 3, 1, 0) if array.ndim == 4 else None)
+
+
+def _why_no_head(
+    weights: ForeignWeights,
+    names: Names,
+    model: Model,
+    head: Mapping[Keys, str],
+    *,
+    whole: bool,
+) -> str:
+    """Why a file's classifier is not taken over; "": it is."""
+    spec = model.spec
+    classes = classes_of(weights, spec.backbone)
+    if classes is None:
+        return "the file has no classifier; the head is drawn anew"
+    layer = names.heads.get(spec.head)
+    if layer is None or any(name not in weights.arrays for name in head.values()):
+        return (
+            f"the file's classifier is not one for config.model.head {spec.head!r}; "
+            "the head is drawn anew"
+        )
+    if classes != spec.num_classes:
+        return (
+            f"the file's classifier has {classes} classes and not {spec.num_classes}; "
+            "the head is drawn anew"
+        )
+    if not whole:
+        return (
+            "the file's classifier is left out, because what lies before it is drawn "
+            "anew; config.model.projection=False takes both over"
+        )
+    return ""
+
+
+def _check_unused(
+    weights: ForeignWeights, names: Names, backbone: str, unused: tuple[str, ...]
+) -> None:
+    """Refuse more than classifiers and known extras: it is another network's."""
+    layers = (*names.heads.values(), names.projection)
+    known = (*(f"{layer}." for layer in layers if layer), *names.extras)
+    for name in unused:
+        if not name.startswith(known):
             raise ForeignCheckpointError(
-                f"{path}: no {name!r} in {group!r}; a ResNet-10 with fc_add has one"
+                f"{weights.path}: it also holds {one_line(repr(name))}, which "
+                f"{backbone} has not; another architecture?"
             )
-        used[group].add(name)
-        # [out, in, h, w] -> [h, w, in, out], and [out, in] -> [in, out]
-        if keys[-1] == "kernel":
-            array = array.transpose((2, 3, 1, 0) if array.ndim == 4 else None)
-        if array.shape != wanted.shape:
-            raise ForeignCheckpointError(
-                f"{path}: {name!r} in {group!r} has shape {array.shape} in our order"
-                f" of axes, and a ResNet-10 has {wanted.shape}"
-            )
-        return np.array(array, np.float32, order="C")
-
-    params, batch_stats = jax.tree.map_with_path(read, shapes)
-    for group, arrays in tensors.items():
-        if more := sorted(set(arrays) - used[group]):
-            raise ForeignCheckpointError(
-                f"{path}: {group!r} also holds {one_line(repr(more[0]))}, which a"
-                " ResNet-10 with a squashing-cosine classifier has not; another"
-                " architecture?"
-            )
-    return params, batch_stats, num_classes
 
 
-def _grouped(path: Path, flat: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Flat names sorted into the two state dicts, with DataParallel's prefix."""
-    result: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
-    for full, array in flat.items():
-        group, name = re.fullmatch(r"(?s)([^/.]*)[/.]?(.*)", full).groups()  # type: ignore[union-attr]
-        if group not in result:
-            raise ForeignCheckpointError(
-                f"{path}: {one_line(repr(full))} belongs to no group; names are like"
-                " 'feat_model/module.conv1.weight' and 'classifier/module...'"
-            )
-        # Saved without DataParallel, the names lack its prefix.
-        name = f"module.{name.removeprefix('module.')}"
-        if name in result[group]:
-            raise ForeignCheckpointError(
-                f"{path}: {one_line(repr(name))} is in {group!r} twice"
-            )
-        result[group][name] = array
-    for group, arrays in result.items():
-        if not arrays:
-            raise ForeignCheckpointError(
-                f"{path}: no {group!r}; not a checkpoint of the released BLT code"
-            )
-    return result
+def _drawn(
+    model: Model,
+    key: jax.Array,
+    drawn: tuple[Keys, ...],
+    taken: Mapping[Keys, np.ndarray],
+    shapes: Any,
+) -> Any:
+    """(params, batch_stats) of what was taken, the rest as `Model.init` draws it."""
+
+    @jax.jit
+    def draw(key: jax.Array) -> list[jax.Array]:
+        # The rest is not computed.
+        fresh = jax.tree.leaves_with_path(model.init(key))
+        return [leaf for place, leaf in fresh if _keys(place) in drawn]
+
+    fresh = dict(zip(drawn, map(np.asarray, draw(key)), strict=True)) if drawn else {}
+    return jax.tree.map_with_path(
+        lambda place, _: (
+            taken[_keys(place)] if _keys(place) in taken else fresh[_keys(place)]
+        ),
+        shapes,
+    )
 
 
-def _original_name(keys: tuple[str, ...]) -> tuple[str, str]:
-    """Group and name of one of our arrays in the released code's checkpoint."""
-    if keys == ("head", "kernel"):
-        return "classifier", _KERNEL
-    leaf = {
-        "kernel": "weight",
-        "scale": "weight",
-        "bias": "bias",
-        "mean": "running_mean",
-        "var": "running_var",
-    }[keys[-1]]
-    layer = {
-        "stem_conv": "conv1",
-        "stem_norm": "bn1",
-        "projection": "fc_add",
-        "conv1": "conv1",
-        "norm1": "bn1",
-        "conv2": "conv2",
-        "norm2": "bn2",
-        "shortcut_conv": "downsample.0",
-        "shortcut_norm": "downsample.1",
-    }[keys[-2]]
-    if keys[1] == "blocks":
-        found = re.fullmatch(r"stage(\d+)_block(\d+)", keys[2])
-        assert found is not None
-        layer = f"layer{found[1]}.{int(found[2]) - 1}.{layer}"
-    return "feat_model", f"module.{layer}.{leaf}"
+def _keys(place: tuple[Any, ...]) -> Keys:
+    """Where a leaf is: "0" for params or "1" for batch_stats, then names."""
+    return (str(place[0].idx), *(entry.key for entry in place[1:]))

@@ -34,9 +34,10 @@ _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 def read_pth(path: Path) -> dict[str, np.ndarray]:
-    """Read a checkpoint of the released code: "group/name" -> float32 array.
+    """Read a state dict, or a checkpoint that holds one: name -> float32 array.
 
-    Needs the extra `torch`. Raises FileNotFoundError and ForeignCheckpointError.
+    The names of a checkpoint of the released code are "group/name". Needs the extra
+    `torch`. Raises FileNotFoundError and ForeignCheckpointError.
     """
     check_file(path)
     folder = _torch_folder(path)

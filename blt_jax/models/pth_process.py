@@ -27,6 +27,7 @@ REFUSED = 3
 # weights_only=True.
 _OLDEST_TORCH = (2, 10)
 _GROUPS = ("feat_model", "classifier")
+_STATE_DICTS = ("state_dict_ema", "state_dict", "model")
 _CPU_SECONDS = 120
 _MEMORY = 2**28  # bytes, besides four times the file
 
@@ -48,7 +49,7 @@ def main(source: str, target: str, folder: str = "") -> int:
         # What torch needs for itself differs by far between its builds.
         if taken := _address_space():
             _limit("RLIMIT_AS", taken + 4 * size + _MEMORY)
-        arrays = _state_dicts(torch, _unpickle(torch, source), size)
+        arrays = _arrays(torch, _unpickle(torch, source), size)
         np.savez(target, **arrays)  # type: ignore[arg-type]
     except RefusedError as error:
         print(json.dumps(str(error)))
@@ -109,32 +110,53 @@ def _unpickle(torch: Any, source: str) -> Any:
         raise RefusedError(f"not read, {reason}") from None
 
 
-def _state_dicts(torch: Any, saved: Any, left: int) -> dict[str, np.ndarray]:
-    """The two state dicts of a checkpoint, "group/name" -> array.
+def _state_dicts(saved: Any) -> dict[str, Mapping[Any, Any]]:
+    """The state dicts of a checkpoint by the beginning of their names.
+
+    Of the released code there are two. Of others there is one, the averaged weights
+    before the last ones, as timm reads it.
+    """
+    if not isinstance(saved, Mapping):
+        raise RefusedError("no state dict in it")
+    if "state_dict_best" not in saved:
+        for key in _STATE_DICTS:
+            if isinstance(saved.get(key), Mapping):
+                return {"": saved[key]}
+        return {"": saved}
+    best, result = saved["state_dict_best"], {}
+    for group in _GROUPS:
+        state = best.get(group) if isinstance(best, Mapping) else None
+        if not isinstance(state, Mapping):
+            raise RefusedError(
+                f"no {group!r} in 'state_dict_best'; not a checkpoint of the released "
+                "BLT code"
+            )
+        result[f"{group}/"] = state
+    return result
+
+
+def _arrays(torch: Any, saved: Any, left: int) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint by name.
 
     left: bytes of the file. A view that repeats few stored numbers could ask for any
       amount of memory.
     """
-    wanted = "a checkpoint of the released BLT code"
-    if not isinstance(saved, Mapping) or "state_dict_best" not in saved:
-        raise RefusedError(f"no 'state_dict_best'; not {wanted}")
-    best = saved["state_dict_best"]
     result: dict[str, np.ndarray] = {}
-    for group in _GROUPS:
-        state = best.get(group) if isinstance(best, Mapping) else None
-        if not isinstance(state, Mapping):
-            raise RefusedError(f"no {group!r} in 'state_dict_best'; not {wanted}")
+    for group, state in _state_dicts(saved).items():
         for name, tensor in state.items():
-            if str(name).endswith(".num_batches_tracked"):
+            if str(name).endswith("num_batches_tracked"):
                 continue
+            full = f"{group}{name}"
             if not isinstance(name, str) or not _is_plain(torch, tensor):
                 raise RefusedError(
-                    f"{name!r} in {group!r} is not an array of real numbers"
+                    f"{full!r} is not an array of real numbers; a file of weights is a "
+                    "state dict, alone or under 'state_dict', 'model' or "
+                    "'state_dict_ema'"
                 )
             left -= math.prod(tensor.shape) * tensor.element_size()
             if left < 0:
-                raise RefusedError(f"{name!r} in {group!r} is larger than the file")
-            result[f"{group}/{name}"] = tensor.detach().float().numpy()
+                raise RefusedError(f"{full!r} is larger than the file")
+            result[full] = tensor.detach().float().numpy()
     return result
 
 

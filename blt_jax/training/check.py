@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from blt_jax.data.verify import in_two_splits
 from blt_jax.models.flops import count_flops
 from blt_jax.training.frozen import check_frozen
+from blt_jax.training.handover import check_pretrained
 from blt_jax.training.setup import (
     Setup,
     make_losses,
@@ -64,6 +65,8 @@ def check(setup: Setup) -> dict[str, Any]:
         "parameter_and_optimizer_mb": 3 * 4 * num_params / 1e6,
         "batches_held_ready_mb": config.data.buffer * batch_bytes / 1e6,
     }
+    if config.model.pretrained and not config.stage1.checkpoint:
+        report["pretrained"] = str(check_pretrained(setup))
     for name in STAGES:
         if config[name].epochs:
             plan = make_plan(setup, name)

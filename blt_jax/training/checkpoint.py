@@ -18,6 +18,12 @@ from orbax.checkpoint import v1 as ocp
 
 from blt_jax.exit_codes import ExitCode
 from blt_jax.training.digests import is_intact, leaf_digests, leaf_name, sealed, spec
+from blt_jax.training.formats import (
+    FORMAT,
+    refusal,
+    upgraded_arrays,
+    upgraded_description,
+)
 from blt_jax.training.orbax_folder import (
     UnreadableError,
     read_arrays,
@@ -26,7 +32,6 @@ from blt_jax.training.orbax_folder import (
     short_reason,
 )
 
-FORMAT = 2  # raised when what a checkpoint holds changes its meaning
 FOLDER = "checkpoints"
 DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's name
 # Bytes of arrays a byte on disk. Half of a fresh state may be zeros, which compress to
@@ -75,10 +80,11 @@ def save_model(
 
 
 def load_meta(folder: Path) -> dict[str, Any]:
-    """The description in one checkpoint folder.
+    """The description in one checkpoint folder, as today's format has it.
 
-    Raises CheckpointError for a folder that is not one of ours, or of another format,
-    and DamagedCheckpointError for a description that is not as it was saved.
+    Its "format" and "digests" are those on disk. Raises CheckpointError for a folder
+    that is not one of ours, or of a format that cannot be read, and
+    DamagedCheckpointError for a description that is not as it was saved.
     """
     if not (folder / DESCRIPTION).exists():
         raise DamagedCheckpointError(
@@ -94,11 +100,9 @@ def load_meta(folder: Path) -> dict[str, Any]:
             f"({short_reason(error)})"
         ) from None
     intact = is_intact(meta)
-    if version != FORMAT and (intact or "seal" not in meta):  # format 1 had no seal
-        raise CheckpointError(
-            f"{folder} has checkpoint format {version}; this version of blt-jax "
-            f"reads format {FORMAT}"
-        )
+    why = refusal(version)
+    if why and (intact or "seal" not in meta):  # format 1 had no seal
+        raise CheckpointError(f"{folder} has {why}")
     if not intact:
         raise DamagedCheckpointError(
             f"{folder} is damaged: its description is not as it was saved"
@@ -107,14 +111,16 @@ def load_meta(folder: Path) -> dict[str, Any]:
     digests = meta.get("digests")
     if not (isinstance(digests, dict) and all(map(_is_digest, digests.values()))):
         raise CheckpointError(f"{folder} is not a checkpoint of blt-jax: no digests")
-    return {name: value for name, value in meta.items() if name != "seal"}
+    return upgraded_description(
+        {name: value for name, value in meta.items() if name != "seal"}
+    )
 
 
 def load_arrays(folder: Path, meta: Mapping[str, Any], wanted: Any) -> Any:
     """Read arrays and hold them against their digests.
 
     wanted: a tree whose top level names some of the folder's items; leaves with shape
-      and dtype. Returns the same tree of NumPy arrays.
+      and dtype. Returns the same tree of NumPy arrays, in the format on disk.
 
     Raises CheckpointError when the folder holds other arrays than wanted (it says
     which), and DamagedCheckpointError when they are not what was saved.
@@ -155,12 +161,14 @@ def load_checkpoint(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a model, and with `confusion` its validation pools, from one folder.
 
-    Returns ({"params", "batch_stats"[, "confusion"]} as NumPy arrays, meta). Raises as
+    Returns ({"params", "batch_stats"[, "confusion"]} as NumPy arrays, meta), both as
+    today's format has them, whichever the folder is of. Raises as
     `load_meta` and `load_arrays` do.
     """
     meta = load_meta(folder)
     items = ("params", "batch_stats", "confusion")[: 3 if confusion else 2]
-    return load_arrays(folder, meta, _saved_tree(folder, meta, items)), meta
+    arrays = load_arrays(folder, meta, _saved_tree(folder, meta, items))
+    return upgraded_arrays(meta["format"], arrays), meta
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from blt_jax.training.checkpoint import (
     step_folders,
     verify_checkpoint,
 )
+from blt_jax.training.formats import FORMAT
 from blt_jax.training.mesh import meet, put_replicated
 from blt_jax.training.orbax_folder import quiet, short_reason
 from blt_jax.training.state import TrainState
@@ -197,6 +198,12 @@ class Checkpointer:
         """
         folder = step_folders(self._folder)[-1]
         meta = load_meta(folder)
+        if meta["format"] != FORMAT:
+            raise CheckpointError(
+                f"{folder} has checkpoint format {meta['format']}, and a run goes on "
+                f"only in format {FORMAT}: begin a new --workdir, with "
+                f"--config.model.pretrained={folder} if it is to begin with this one"
+            )
         arrays = load_arrays(folder, meta, _arrays(state, confusion))
         arrays = put_replicated({**arrays, "step": np.int32(meta["step"])}, mesh)
         confusion = arrays.pop("confusion")

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from blt_jax import losses
 from blt_jax.config import ConfigError
 from blt_jax.training.centroids import class_means
-from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
+from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint, load_meta
 from blt_jax.training.feed import bad_files
+from blt_jax.training.pretrained import check_backbone, load_backbone
 from blt_jax.training.setup import Setup, eval_batches, image_dtype
 from blt_jax.training.state import TrainState
 
@@ -64,6 +65,40 @@ def take(
     if shapes(head.get("coefficients")) == shapes(trained["head"]):
         taken["head"] = {**head, "coefficients": trained["head"]}
     return {**params, **taken}, {**batch_stats, "backbone": stats}
+
+
+def start_from_pretrained(
+    setup: Setup, params: dict[str, Any], batch_stats: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configured pretrained backbone, if any, in place of a fresh one.
+
+    Raises as `check_pretrained` and `load_backbone` do.
+    """
+    if not setup.config.model.pretrained:
+        return params, batch_stats
+    folder = check_pretrained(setup)
+    if jax.process_index() == 0:
+        print(f"beginning with the backbone of {folder}", flush=True)
+    return load_backbone(folder, setup.model, params, batch_stats)
+
+
+def check_pretrained(setup: Setup) -> Path:
+    """The checkpoint that config.model.pretrained means; only its description is read.
+
+    Raises CheckpointError where there is none, or one of another backbone, and
+    ConfigError for another normalisation.
+    """
+    folder = find_checkpoint(setup.config.model.pretrained)
+    meta = load_meta(folder)
+    check_backbone(folder, meta, setup.model)
+    for name, ours in setup.normalisation._asdict().items():
+        theirs = tuple(meta.get(name, ()))
+        if theirs != ours:
+            raise ConfigError(
+                f"config.model.pretrained: {folder} was trained with {name} {theirs}, "
+                f"not with {ours}: give --config.data.{name}='{theirs}'"
+            )
+    return folder
 
 
 def start_from_prior(setup: Setup, params: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A trained classifier as a user holds it: images in, classes out."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,6 +94,12 @@ def load(checkpoint_dir: str | Path, *, which: str = "best") -> Classifier:
     try:
         spec = ModelSpec(**meta["model"])
     except (KeyError, TypeError) as error:
+        known = {field.name for field in dataclasses.fields(ModelSpec)}
+        if new := sorted(set(meta.get("model", ())) - known):
+            raise CheckpointError(
+                f"{checkpoint_dir}: its model has {new[0]!r}, which this blt-jax does "
+                "not know: made by a newer one, upgrade blt-jax"
+            ) from None
         raise CheckpointError(
             f"{checkpoint_dir}: its description names no model of blt-jax ({error})"
         ) from None

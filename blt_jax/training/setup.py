@@ -126,7 +126,9 @@ def read_dataset(config: ConfigDict, class_map: Sequence[str] | None = None) -> 
 
 def model_spec(config: ConfigDict, num_classes: int) -> ModelSpec:
     """The configured network for a number of classes."""
-    return ModelSpec(num_classes=num_classes, **config.model.to_dict())
+    fields = config.model.to_dict()
+    del fields["pretrained"]  # where weights come from, not what they are of
+    return ModelSpec(num_classes=num_classes, **fields)
 
 
 def make_losses(

@@ -27,6 +27,7 @@ from blt_jax.training.frozen import bank_maker, check_frozen, frozen_digest
 from blt_jax.training.handover import (
     fill_memory,
     stage1_source,
+    start_from_pretrained,
     start_from_prior,
     take,
 )
@@ -187,6 +188,8 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         if source is not None:
             taken = ("backbone", "head") if generates else ("backbone",)
             params, batch_stats = take(source, taken, params, batch_stats)
+        else:
+            params, batch_stats = start_from_pretrained(setup, params, batch_stats)
         if generates:
             params = {**params, "generator": new_generator(setup, root)}
         return create_state(params, batch_stats, optimizer)

@@ -1,0 +1,109 @@
+"""Networks of torchvision and timm with random weights, to import and compare with."""
+
+import importlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from blt_jax.models.foreign_names import FOREIGN_NAMES
+from blt_jax.training.imports import import_weights
+from blt_jax.training.inference import load
+
+CLASSES = 7
+# Pixels of a side, where 64 are too few.
+_SIZES: dict[str, int] = {}
+
+
+class Parity(NamedTuple):
+    """Logits of ours and theirs for the same images: the largest numbers."""
+
+    difference: float
+    logit: float
+    size: int  # pixels of a side
+    matched: int  # arrays
+
+
+def library(program: str) -> Any:
+    """The module `torchvision` or `timm`; skips the test where it cannot be used."""
+    torch = pytest.importorskip("torch", "2.10", reason="needs PyTorch 2.10 or later")
+    reason = f"needs {program}"
+    try:
+        return importlib.import_module(program)
+    except ModuleNotFoundError:
+        pytest.skip(reason)
+    except RuntimeError:
+        # Made for another PyTorch it lacks its compiled operations, which no network
+        # of it has; only their names are asked for when it is imported.
+        for name in ("nms", "qnms"):
+            torch.library.define(
+                f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor"
+            )
+        return pytest.importorskip(program, reason=reason)
+
+
+def random_model(backbone: str, program: str) -> Any:
+    """The library's network in evaluation mode; its statistics are random too."""
+    module = library(program)
+    import torch
+
+    torch.manual_seed(0)
+    name = FOREIGN_NAMES[backbone][program].model
+    if program == "torchvision":
+        model = module.models.get_model(name, weights=None, num_classes=CLASSES)
+    else:
+        model = module.create_model(name, num_classes=CLASSES)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            for array, low in ((part.weight, 0.7), (part.running_var, 0.7)):
+                torch.nn.init.uniform_(array, low, low + 0.6)
+            for array in (part.bias, part.running_mean):
+                torch.nn.init.normal_(array, 0, 0.1)
+    return model.eval()
+
+
+def save(model: Any, path: Path) -> Path:
+    """Save its state dict by the ending of the path."""
+    import torch
+
+    if path.suffix == ".safetensors":
+        safetensors = pytest.importorskip(
+            "safetensors.torch", reason="needs safetensors"
+        )
+        safetensors.save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path)
+    return path
+
+
+def parity(
+    backbone: str, program: str, folder: Path, *, ending: str = ".safetensors"
+) -> Parity:
+    """Import a random network as its whole classifier, and compare logits."""
+    import torch
+
+    model = random_model(backbone, program)
+    report = import_weights(
+        save(model, folder / f"weights{ending}"),
+        folder / "imported",
+        overrides=[
+            f"--config.model.backbone={backbone}",
+            "--config.model.head=linear",
+            "--config.model.projection=False",
+        ],
+    )
+    assert report.drawn == (), report
+    classifier = load(folder / "imported")
+    size = _SIZES.get(backbone, 64)
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    with torch.no_grad():
+        wanted = model(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
+    found = np.asarray(jax.jit(classifier.logits_fn)(images))
+    return Parity(
+        difference=float(np.abs(found - wanted).max()),
+        logit=float(np.abs(wanted).max()),
+        size=size,
+        matched=report.matched,
+    )
