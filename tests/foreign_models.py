@@ -14,7 +14,7 @@ from blt_jax.training.inference import load
 
 CLASSES = 7
 # Pixels of a side, where 64 are too few.
-_SIZES: dict[str, int] = {}
+_SIZES = {"inception_v3": 96, "vit_s16": 224}
 
 
 class Parity(NamedTuple):
@@ -55,13 +55,24 @@ def random_model(backbone: str, program: str) -> Any:
         model = module.models.get_model(name, weights=None, num_classes=CLASSES)
     else:
         model = module.create_model(name, num_classes=CLASSES)
-    for part in model.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            for array, low in ((part.weight, 0.7), (part.running_var, 0.7)):
-                torch.nn.init.uniform_(array, low, low + 0.6)
-            for array in (part.bias, part.running_mean):
-                torch.nn.init.normal_(array, 0, 0.1)
-    return model.eval()
+    model.eval()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for place, array in model.named_parameters():
+            if place.endswith(("gamma", "layer_scale")):  # of 1e-6 blocks do nothing
+                torch.nn.init.uniform_(array, 0.5, 1)
+        for norm in norms:
+            norm.train().momentum = 1
+            torch.nn.init.uniform_(norm.weight, 0.7, 1.3)
+            torch.nn.init.normal_(norm.bias, 0, 0.1)
+        # Statistics near those of images, so that activations keep their size.
+        size = _SIZES.get(backbone, 64)
+        model(torch.randn(8, 3, size, size))
+        for norm in norms:
+            norm.eval()
+            norm.running_mean += 0.1 * torch.randn_like(norm.running_mean)
+            norm.running_var *= 0.7 + 0.6 * torch.rand_like(norm.running_var)
+    return model
 
 
 def save(model: Any, path: Path) -> Path:

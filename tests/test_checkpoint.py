@@ -334,3 +334,18 @@ def test_too_small_a_disk_is_told_before_the_first_step(tmp_path, monkeypatch):
         pytest.raises(NotSavedError, match=r"too little room for 4 more .* 100 bytes"),
     ):
         checkpointer.check_space(state_at(0), CONFUSION)
+
+
+def test_a_network_without_statistics_is_saved_and_comes_back(tmp_path):
+    params = {"backbone": {"w": jnp.ones(2)}}
+    save_model(tmp_path / "model", params, {}, META)
+    arrays, _ = load_checkpoint(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, arrays["params"], params)
+    assert arrays["batch_stats"] == {}
+    verify_checkpoint(tmp_path / "model")
+    state = create_state(params, {}, optax.sgd(0.1, momentum=0.9))
+    with Checkpointer(tmp_path / "run") as checkpointer:
+        checkpointer.save(state, CONFUSION, META, step=1, score=0.5)
+    with Checkpointer(tmp_path / "run") as checkpointer:
+        found, _, _ = checkpointer.restore(state, CONFUSION, make_mesh(1))
+    assert found.batch_stats == {} and set(found.params) == {"backbone"}

@@ -11,7 +11,12 @@ from blt_jax.config import ConfigError, config_to_json, override
 from blt_jax.defaults import default_config
 from blt_jax.models import ModelSpec, build_model
 from blt_jax.training import stages
-from blt_jax.training.checkpoint import CheckpointError, load_checkpoint, save_model
+from blt_jax.training.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    save_model,
+)
 from blt_jax.training.continuation import ChangedError, changed_fields
 from blt_jax.training.loop import train_stage
 from blt_jax.training.mesh import put_replicated
@@ -166,7 +171,7 @@ def test_another_normalisation_is_told_with_its_remedy(tmp_path):
         stage.create_state()
     remedy = str(told.value).partition("give ")[2].replace("'", "")
     assert remedy == "--config.data.std=(0.229, 0.224, 0.225)"
-    again = config_with(*asked, remedy)
+    again = config_with(remedy)
     assert tuple(again.data.std) == (0.229, 0.224, 0.225)
 
 
@@ -196,7 +201,7 @@ def test_saved_by_one_device_and_fine_tuned_on_eight(tmp_path):
     )
     second = prepare(config, tmp_path / "second", num_devices=8)
     train_stage(stages.make_stage(second, "stage1", stages.make_plan(second, "stage1")))
-    before, _ = load_checkpoint(tmp_path / "first")
-    after, meta = load_checkpoint(tmp_path / "second")
+    before, _ = load_checkpoint(find_checkpoint(tmp_path / "first"))
+    after, meta = load_checkpoint(find_checkpoint(tmp_path / "second"))
     same(after["params"]["backbone"], before["params"]["backbone"])
     assert after["params"]["head"]["kernel"].shape[1] == meta["model"]["num_classes"]

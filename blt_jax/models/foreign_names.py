@@ -7,14 +7,21 @@ name there and the layers that belong to a classifier.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from blt_jax.models import resnet
+from blt_jax.models import (
+    convnext,
+    efficientnet,
+    inception,
+    resnet,
+    shufflenet,
+    vit,
+)
 
 
 class Names(NamedTuple):
     """What one program calls the parts of one network.
 
     Attributes:
-      model: the network itself.
+      model: the network itself; "": it has no name.
       backbone: from one of our arrays below the backbone, its leaf as in PyTorch
         ("blocks.stage1_block1.conv1.weight"), to the array there.
       heads: from our head (a key of HEADS) to the layer of such a classifier.
@@ -38,10 +45,10 @@ def _library(
     return Names(model, backbone, {"linear": classifier}, extras=extras)
 
 
-def _released(model: str, backbone: Callable[[str], str]) -> Names:
+def _released(backbone: Callable[[str], str]) -> Names:
     """The paper authors' code: two state dicts, and "fc_add" in the first."""
     return Names(
-        model,
+        "",
         lambda name: f"feat_model.{backbone(name)}",
         {
             "squashing_cosine": "classifier.cosnorm_classifier",
@@ -51,23 +58,62 @@ def _released(model: str, backbone: Callable[[str], str]) -> Names:
     )
 
 
-def _resnet(model: str) -> dict[str, Names]:
+def _residual(model: str) -> dict[str, Names]:
     """A residual network has the same names everywhere."""
     return {
-        "released": _released(model, resnet.torchvision_name),
+        "released": _released(resnet.torchvision_name),
         "torchvision": _library(model, resnet.torchvision_name, "fc"),
         "timm": _library(model, resnet.torchvision_name, "fc"),
     }
 
 
-# Backbone -> program -> its names.
+def _efficientnet(model: str) -> dict[str, Names]:
+    return {
+        "released": _released(efficientnet.torchvision_name),
+        "torchvision": _library(model, efficientnet.torchvision_name, "classifier.1"),
+    }
+
+
+# Backbone -> program -> its names. Where two programs name all alike, the first one is
+# reported.
 FOREIGN_NAMES: dict[str, dict[str, Names]] = {
-    "resnet10": {"released": _released("resnet10", resnet.torchvision_name)},
-    "resnet18": _resnet("resnet18"),
-    "resnet34": _resnet("resnet34"),
-    "resnet50": _resnet("resnet50"),
-    "resnet101": _resnet("resnet101"),
-    "resnet152": _resnet("resnet152"),
+    "resnet10": {"released": _released(resnet.torchvision_name)},
+    "resnet18": _residual("resnet18"),
+    "resnet34": _residual("resnet34"),
+    "resnet50": _residual("resnet50"),
+    "resnet101": _residual("resnet101"),
+    "resnet152": _residual("resnet152"),
+    "shufflenet_v2": {
+        "released": _released(shufflenet.torchvision_name),
+        "torchvision": _library(
+            "shufflenet_v2_x1_0", shufflenet.torchvision_name, "fc"
+        ),
+    },
+    "efficientnet_b0": {
+        **_efficientnet("efficientnet_b0"),
+        "timm": _library("efficientnet_b0", efficientnet.timm_name, "classifier"),
+    },
+    "efficientnet_b3": {
+        **_efficientnet("efficientnet_b3"),
+        "timm": _library("efficientnet_b3", efficientnet.timm_name, "classifier"),
+    },
+    # timm's have another epsilon.
+    "efficientnet_b5": _efficientnet("efficientnet_b5"),
+    "efficientnet_b7": _efficientnet("efficientnet_b7"),
+    "inception_v3": {
+        "released": _released(inception.torchvision_name),
+        "torchvision": _library(
+            "inception_v3", inception.torchvision_name, "fc", extras=("AuxLogits.",)
+        ),
+        "timm": _library("inception_v3", inception.timm_name, "fc"),
+    },
+    "vit_s16": {"timm": _library("vit_small_patch16_224", vit.timm_name, "head")},
+    "convnext_tiny": {
+        "torchvision": _library(
+            "convnext_tiny", convnext.torchvision_name, "classifier.2"
+        ),
+        "timm": _library("convnext_tiny", convnext.timm_name, "head.fc"),
+    },
 }
 
 

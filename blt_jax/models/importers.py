@@ -167,6 +167,8 @@ def _backbone_name(names: Names, keys: Keys) -> str:
 
 def _in_our_order(array: np.ndarray, keys: Keys) -> np.ndarray:
     """[out, in, h, w] -> [h, w, in, out], and [out, in] -> [in, out]."""
+    if keys[-1] == "layer_scale":  # torchvision's is [c, 1, 1]
+        return array.reshape(-1)
     if keys[-1] != "kernel":
         return array
     return array.transpose((2, 3, 1, 0) if array.ndim == 4 else None)

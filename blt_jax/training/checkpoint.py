@@ -30,6 +30,7 @@ from blt_jax.training.orbax_folder import (
     read_description,
     read_structure,
     short_reason,
+    without_empty,
 )
 
 FOLDER = "checkpoints"
@@ -73,7 +74,7 @@ def save_model(
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists already: give another --out")
-    arrays = {"params": params, "batch_stats": batch_stats}
+    arrays = without_empty({"params": params, "batch_stats": batch_stats})
     ocp.save_checkpointables(
         folder.resolve(), arrays, custom_metadata=describe(meta, arrays, step=0)
     )
@@ -168,6 +169,8 @@ def load_checkpoint(
     meta = load_meta(folder)
     items = ("params", "batch_stats", "confusion")[: 3 if confusion else 2]
     arrays = load_arrays(folder, meta, _saved_tree(folder, meta, items))
+    # A network without batch normalisation has no statistics, and no such item.
+    arrays.setdefault("batch_stats", {})
     return upgraded_arrays(meta["format"], arrays), meta
 
 

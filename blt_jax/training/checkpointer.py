@@ -27,7 +27,7 @@ from blt_jax.training.checkpoint import (
 )
 from blt_jax.training.formats import FORMAT
 from blt_jax.training.mesh import meet, put_replicated
-from blt_jax.training.orbax_folder import quiet, short_reason
+from blt_jax.training.orbax_folder import quiet, short_reason, without_empty
 from blt_jax.training.state import TrainState
 from blt_jax.training.workdir import NotSavedError, make_folder
 
@@ -120,7 +120,7 @@ class Checkpointer:
             ):
                 self._saving = ocp.save_checkpointables_async(
                     self._folder / str(step),
-                    arrays,
+                    without_empty(arrays),
                     custom_metadata=describe(meta, arrays, step=step, score=score),
                 )
         except Exception as error:  # Orbax raises many kinds

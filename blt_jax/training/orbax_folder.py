@@ -43,13 +43,21 @@ def read_structure(folder: Path) -> dict[str, Any]:
         return dict(found)
 
 
+def without_empty(items: Mapping[str, Any]) -> dict[str, Any]:
+    """Items that hold an array: Orbax saves no others, such as the statistics of a
+    network without batch normalisation.
+    """
+    return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+
+
 def read_arrays(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Items as trees of NumPy arrays in the structure of `wanted`, whose leaves have
     shape and dtype. Raises UnreadableError.
     """
     with _short_errors():
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), wanted)
-        return dict(ocp.load_checkpointables(folder.resolve(), abstract))
+        saved = without_empty(abstract)
+        return {**abstract, **ocp.load_checkpointables(folder.resolve(), saved)}
 
 
 @contextmanager
