@@ -350,6 +350,7 @@ def test_a_backbone_alone_becomes_a_backbone_with_a_new_head(tmp_path):
     spec = {"backbone": "resnet18", "num_classes": 5}
     imported, _ = converted(tmp_path / "a.npz", **spec)
     assert imported.report.program == "torchvision"
+    assert imported.report.lines()[0].startswith("torchvision weights for resnet18: ")
     assert imported.report.matched == len(arrays) == 100
     assert imported.report.drawn == (
         "backbone.projection.bias",

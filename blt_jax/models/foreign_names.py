@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from blt_jax.models import (
     convnext,
+    densenet,
     efficientnet,
     inception,
     resnet,
     shufflenet,
+    vgg,
     vit,
 )
 
@@ -74,8 +76,7 @@ def _efficientnet(model: str) -> dict[str, Names]:
     }
 
 
-# Backbone -> program -> its names. Where two programs name all alike, the first one is
-# reported.
+# Backbone -> program -> its names.
 FOREIGN_NAMES: dict[str, dict[str, Names]] = {
     "resnet10": {"released": _released(resnet.torchvision_name)},
     "resnet18": _residual("resnet18"),
@@ -83,6 +84,17 @@ FOREIGN_NAMES: dict[str, dict[str, Names]] = {
     "resnet50": _residual("resnet50"),
     "resnet101": _residual("resnet101"),
     "resnet152": _residual("resnet152"),
+    "resnet28": {"released": _released(resnet.torchvision_name)},
+    "resnext50": _residual("resnext50_32x4d"),
+    "vgg16": {
+        "released": _released(vgg.torchvision_name),
+        "torchvision": _library("vgg16", vgg.torchvision_name, "classifier.6"),
+    },
+    "densenet121": {
+        "released": _released(densenet.torchvision_name),
+        "torchvision": _library("densenet121", densenet.torchvision_name, "classifier"),
+        "timm": _library("densenet121", densenet.torchvision_name, "classifier"),
+    },
     "shufflenet_v2": {
         "released": _released(shufflenet.torchvision_name),
         "torchvision": _library(

@@ -144,7 +144,9 @@ def _program(
         )
         for program, names in _programs(weights, backbone).items()
     }
-    program = max(counts, key=lambda program: counts[program])
+    # A folder that tells its architecture is timm's, where both have the same names.
+    timm = "timm" if weights.architecture else ""
+    program = max(counts, key=lambda program: (counts[program], program == timm))
     if not counts[program]:
         some = min(weights.arrays)
         raise ForeignCheckpointError(
