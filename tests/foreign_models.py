@@ -72,6 +72,9 @@ def random_model(backbone: str, program: str) -> Any:
             norm.eval()
             norm.running_mean += 0.1 * torch.randn_like(norm.running_mean)
             norm.running_var *= 0.7 + 0.6 * torch.rand_like(norm.running_var)
+        # Logits of a trained network's size.
+        head = model.get_submodule(FOREIGN_NAMES[backbone][program].heads["linear"])
+        head.weight *= 3 / model(torch.randn(8, 3, size, size)).std()
     return model
 
 

@@ -277,14 +277,6 @@ PROJECTION = ("0.backbone.projection.bias", "0.backbone.projection.kernel")
             (*PROJECTION, *NEW),
             "left out, because what lies before it is drawn",
         ),
-        (
-            {},
-            lambda _, classifier: classifier.update(
-                {"module.cosnorm_classifier.weight": ONE}
-            ),
-            NEW,
-            "has no classifier",
-        ),
     ],
 )
 def test_what_a_file_has_not_is_drawn_as_by_init(save, spec, change, drawn, note):

@@ -129,11 +129,10 @@ def test_another_backbone_is_told(fresh, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides"),
-    [("stage1", ()), ("stage2", ("--config.stage1.epochs=0",))],
+    ("name", "devices", "overrides"),
+    [("stage1", 1, ()), ("stage2", 8, ("--config.stage1.epochs=0",))],
 )
-@pytest.mark.parametrize("devices", [1, 8])
-def test_the_first_stage_begins_with_it(name, overrides, devices, tmp_path):
+def test_the_first_stage_begins_with_it(name, devices, overrides, tmp_path):
     config = config_with(f"--config.model.pretrained={FORMAT2}", *overrides)
     setup = prepare(config, tmp_path, num_devices=devices)
     stage = stages.make_stage(setup, name, stages.make_plan(setup, name))

@@ -76,10 +76,7 @@ def start_from_pretrained(
     """
     if not setup.config.model.pretrained:
         return params, batch_stats
-    folder = check_pretrained(setup)
-    if jax.process_index() == 0:
-        print(f"beginning with the backbone of {folder}", flush=True)
-    return load_backbone(folder, setup.model, params, batch_stats)
+    return load_backbone(check_pretrained(setup), setup.model, params, batch_stats)
 
 
 def check_pretrained(setup: Setup) -> Path:
