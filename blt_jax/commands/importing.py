@@ -1,4 +1,4 @@
-"""Turn weights of torchvision, timm or the paper's released code into a checkpoint."""
+"""Turn weights of torchvision, timm or the released code into a checkpoint."""
 
 import argparse
 from collections.abc import Sequence

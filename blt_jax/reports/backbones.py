@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ class Measured(NamedTuple):
 
 
 @functools.cache
-def abstract_backbone(name: str) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract_backbone(name: str) -> tuple[nnx.GraphDef[Any], Any]:
     """A backbone without projection, in evaluation mode, and no array made."""
     backbone = nnx.eval_shape(
         lambda: BACKBONES[name](projection=False, rngs=nnx.Rngs(0))

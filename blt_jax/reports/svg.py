@@ -108,7 +108,9 @@ class Plot:
             told = f"<title>{escape(titles[number])}</title>" if titles else ""
             self._marks.append(mark(shape, *self._at(point), size, style, told))
 
-    def bar(self, left: float, right: float, height: float, style: str, title: str):
+    def bar(
+        self, left: float, right: float, height: float, style: str, title: str
+    ) -> None:
         """A bar from the axis up; left and right are values of x."""
         x0, y = self._at((left, height))
         x1, bottom = self._at((right, self.y.low))
