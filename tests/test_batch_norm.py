@@ -61,3 +61,19 @@ def test_what_a_row_left_out_holds_does_not_matter():
         found.append((y[mask], norm.mean[...], norm.var[...]))
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert all(bool(jnp.all(jnp.isfinite(part))) for part in found[1])
+
+
+def test_batch_norm_with_other_epsilon_and_momentum():
+    norm = BatchNorm(
+        1,
+        epsilon=0.5,
+        momentum=0.99,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+    # Mean 1 and variance 4.
+    y = norm.normalise(jnp.array([-1.0, 3.0]).reshape(2, 1, 1, 1), None)
+    np.testing.assert_allclose(np.ravel(y), np.array([-2, 2]) / 4.5**0.5, rtol=1e-6)
+    np.testing.assert_allclose(norm.mean[...], 0.01, rtol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.99 + 0.04, rtol=1e-6)

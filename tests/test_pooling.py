@@ -7,6 +7,7 @@ from jax import lax
 
 from blt_jax.models.pooling import (
     adaptive_average_pool,
+    average_pool,
     halve_by_maximum,
     halve_by_mean,
     max_pool,
@@ -110,3 +111,21 @@ def test_adaptive_average_pool_matches_torch(size):
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("size", [(8, 7), (3, 5)])
+def test_max_pool_without_padding(size):
+    x = np.random.default_rng(5).normal(size=(2, *size, 3)).astype(np.float32)
+    wanted = lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID"
+    )
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x), padding=0), wanted)
+
+
+def test_average_pool_counts_the_zeros_around():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    found = average_pool(x)[0, :, :, 0]
+    # Corner: 0 + 1 + 3 + 4; edge: 0 + 1 + 2 + 3 + 4 + 5; middle: all of them.
+    np.testing.assert_allclose(found[0, :2], [8 / 9, 15 / 9], rtol=1e-6)
+    np.testing.assert_allclose(found[1, 1], 4, rtol=1e-6)
+    assert average_pool(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

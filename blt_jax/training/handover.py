@@ -40,7 +40,7 @@ def take(
     taken if it is linear too. Raises ConfigError for a checkpoint of other shapes.
     """
     arrays, _ = load_checkpoint(source)
-    trained, stats = arrays["params"], arrays["batch_stats"]["backbone"]
+    trained, stats = arrays["params"], arrays["batch_stats"]
     backbone, head = params["backbone"], params["head"]
     fresh = {
         part: backbone[part]
@@ -55,7 +55,7 @@ def take(
     def shapes(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
 
-    fits = shapes(batch_stats["backbone"]) == shapes(stats)
+    fits = shapes(batch_stats) == shapes(stats)
     for group, found in taken.items():
         if shapes(params[group]) != shapes(found) or not fits:
             raise ConfigError(
@@ -64,7 +64,7 @@ def take(
             )
     if shapes(head.get("coefficients")) == shapes(trained["head"]):
         taken["head"] = {**head, "coefficients": trained["head"]}
-    return {**params, **taken}, {**batch_stats, "backbone": stats}
+    return {**params, **taken}, stats
 
 
 def start_from_pretrained(
