@@ -209,12 +209,13 @@ def test_bfloat16(name):
     made = model(name, dtype="bfloat16")
     x = images(name)
     output, _ = jax.jit(made.apply_train)(*variables(name), x)
-    wanted, _ = jax.jit(model(name).apply_train)(*variables(name), x)
-    assert output.features.dtype == jnp.bfloat16
     assert np.isfinite(output.logits).all()
-    scale = np.abs(wanted.features).mean()
-    off = np.abs(output.features.astype(jnp.float32) - wanted.features).mean()
-    assert off < 0.15 * scale
+    # Statistics of six images would enlarge the differences, layer by layer.
+    features = jax.jit(made.features)(*variables(name), x)
+    assert features.dtype == jnp.bfloat16  # the head goes on in float32
+    wanted = jax.jit(model(name).features)(*variables(name), x)
+    off = np.abs(features.astype(jnp.float32) - wanted).mean()
+    assert off < 0.1 * np.abs(wanted).mean()
 
 
 @each_run_slow
