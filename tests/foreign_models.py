@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from blt_jax.models.foreign_names import FOREIGN_NAMES
+from blt_jax.models.foreign.names import FOREIGN_NAMES
 from blt_jax.training.imports import import_weights
 from blt_jax.training.inference import load
 

@@ -27,7 +27,7 @@ from blt_jax.data.prepare.archives import Archive, Limits
 from blt_jax.data.prepare.pickled import byte_array, read_pickled
 from blt_jax.data.records import open_shard
 from blt_jax.defaults import default_config
-from blt_jax.models.array_files import read_npz, read_safetensors
+from blt_jax.models.foreign.array_files import read_npz, read_safetensors
 from blt_jax.reports.results import read_results
 
 Target = Callable[[bytes, Path], bool]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foreign_models import parity
 
-from blt_jax.models.foreign_names import FOREIGN_NAMES
+from blt_jax.models.foreign.names import FOREIGN_NAMES
 
 
 def main(backbones: list[str]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blt_jax.models import array_files
-from blt_jax.models.array_files import (
+from blt_jax.models.foreign import array_files
+from blt_jax.models.foreign.array_files import (
     MOST_BYTES,
     ForeignCheckpointError,
     one_line,
@@ -235,8 +235,8 @@ def test_a_file_above_the_limit_is_not_opened(tmp_path, read):
 BOMB = """
 import re, sys
 from pathlib import Path
-from blt_jax.models import array_files
-from blt_jax.models.array_files import ForeignCheckpointError, read_npz
+from blt_jax.models.foreign import array_files
+from blt_jax.models.foreign.array_files import ForeignCheckpointError, read_npz
 array_files.MOST_BYTES = 2**28  # of a gigabyte the bomb would take its time to make
 # Not resource.getrusage: its peak begins with that of the process that started ours.
 def peak():

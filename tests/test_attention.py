@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from blt_jax.models.attention import ModulatedAttention
-from blt_jax.models.resnet import ResNet
+from blt_jax.models.backbones.resnet import ResNet
+from blt_jax.models.layers.attention import ModulatedAttention
 
 SHAPE = (2, 3, 5, 6)
 

@@ -16,7 +16,7 @@ from flax import nnx
 from blt_jax import losses
 from blt_jax.hallucination.targets import confusion_pools
 from blt_jax.models import BACKBONES, ModelSpec, build_model
-from blt_jax.models.resnet import GroupedBottleneck, ResNet
+from blt_jax.models.backbones.resnet import GroupedBottleneck, ResNet
 from blt_jax.reports.backbones import (
     PUBLISHED,
     SMALLEST,

@@ -26,8 +26,8 @@ from blt_jax.hallucination.targets import (
     empty_confusion,
 )
 from blt_jax.models.backbones import BACKBONES
-from blt_jax.models.batch_norm import BatchNorm
 from blt_jax.models.heads import HeadOutput
+from blt_jax.models.layers.batch_norm import BatchNorm
 from blt_jax.training import frozen as frozen_module
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation, Normalisation, augment, normalise

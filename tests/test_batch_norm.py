@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from blt_jax.models.batch_norm import BatchNorm
+from blt_jax.models.layers.batch_norm import BatchNorm
 
 
 def test_batch_norm_statistics_leave_rows_out():

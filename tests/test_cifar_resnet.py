@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from blt_jax.models.cifar_resnet import CifarResNet
+from blt_jax.models.backbones.cifar_resnet import CifarResNet
 
 
 def backbone():

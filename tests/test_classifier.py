@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from blt_jax.models import BACKBONES, ModelSpec, build_model
-from blt_jax.models.resnet import ResNet
+from blt_jax.models.backbones.resnet import ResNet
 
 SPEC = ModelSpec(backbone="two_stages", num_classes=5)
 

@@ -9,8 +9,8 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from blt_jax.models import convolution as module
-from blt_jax.models.convolution import convolution
+from blt_jax.models.layers import convolution as module
+from blt_jax.models.layers.convolution import convolution
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from blt_jax.models import BACKBONES, CosineHead, ModelSpec, build_model
-from blt_jax.models.resnet import ResNet
+from blt_jax.models.backbones.resnet import ResNet
 
 
 def head(in_features=8, num_classes=3, **options):

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from foreign_weights import assert_features_match, assert_names_match
 
-from blt_jax.models import densenet
+from blt_jax.models.backbones import densenet
 
 NAME = "densenet121"
 

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from blt_jax.models.convolution import convolution
 from blt_jax.models.flops import count_flops
+from blt_jax.models.layers.convolution import convolution
 
 ARGUMENTS = {
     "dimension_numbers": ("NHWC", "HWIO", "NHWC"),

@@ -5,8 +5,7 @@ from flax import nnx
 from foreign_models import library
 from foreign_weights import assert_features_match, assert_names_match
 
-from blt_jax.models import efficientnet
-from blt_jax.models.backbones import BACKBONES
+from blt_jax.models.backbones import BACKBONES, efficientnet
 
 NAMES = ("efficientnet_b0", "efficientnet_b3", "efficientnet_b5", "efficientnet_b7")
 

@@ -13,7 +13,6 @@ import pytest
 from made_up_records import ARMS, arms, recipe, record
 
 from blt_jax.reports.fields import ResultsError
-from blt_jax.reports.figure_style import look, new_figure, style
 from blt_jax.reports.figures import (
     Drawing,
     draw_accuracy_against_flops,
@@ -26,9 +25,10 @@ from blt_jax.reports.figures import (
     draw_sweep,
     save_drawing,
 )
-from blt_jax.reports.name_places import place_names
+from blt_jax.reports.figures.name_places import place_names
+from blt_jax.reports.figures.scatter import non_dominated
+from blt_jax.reports.figures.style import look, new_figure, style
 from blt_jax.reports.records import Record
-from blt_jax.reports.scatter_figures import non_dominated
 
 pytest.importorskip("matplotlib", reason="figures need the extra `figures`")
 

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from blt_jax.models.array_files import ForeignCheckpointError
-from blt_jax.models.foreign_files import read_weights
+from blt_jax.models.foreign.array_files import ForeignCheckpointError
+from blt_jax.models.foreign.files import read_weights
 
 ONE = np.ones(1, np.float32)
 

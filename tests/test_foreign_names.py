@@ -4,7 +4,7 @@ import pytest
 from foreign_models import parity
 
 from blt_jax.models.backbones import BACKBONES
-from blt_jax.models.foreign_names import FOREIGN_NAMES, backbone_called
+from blt_jax.models.foreign.names import FOREIGN_NAMES, backbone_called
 
 _LIBRARIES = [
     (backbone, program)

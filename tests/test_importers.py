@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from blt_jax.models import ModelSpec, build_model
-from blt_jax.models.array_files import ForeignCheckpointError
-from blt_jax.models.foreign_files import ForeignWeights, read_weights
-from blt_jax.models.foreign_names import FOREIGN_NAMES
-from blt_jax.models.importers import classes_of, convert
+from blt_jax.models.foreign.array_files import ForeignCheckpointError
+from blt_jax.models.foreign.files import ForeignWeights, read_weights
+from blt_jax.models.foreign.importers import classes_of, convert
+from blt_jax.models.foreign.names import FOREIGN_NAMES
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)

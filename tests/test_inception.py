@@ -7,7 +7,7 @@ from flax import nnx
 from foreign_models import library
 from foreign_weights import assert_features_match, assert_names_match
 
-from blt_jax.models import inception
+from blt_jax.models.backbones import inception
 
 NAME = "inception_v3"
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from blt_jax.models.conv_norm import ConvNorm
-from blt_jax.models.initial_kernels import (
+from blt_jax.models.layers.conv_norm import ConvNorm
+from blt_jax.models.layers.initial_kernels import (
     draw_kernels,
     draw_normal,
     layers_with_kernels,

@@ -12,7 +12,7 @@ from blt_jax.config import ConfigError, override
 from blt_jax.data.decode import decode
 from blt_jax.defaults import default_config
 from blt_jax.models import BACKBONES
-from blt_jax.models.resnet import ResNet
+from blt_jax.models.backbones.resnet import ResNet
 from blt_jax.training import stages
 from blt_jax.training.assess import assess
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint, load_meta

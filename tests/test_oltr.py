@@ -11,7 +11,7 @@ from blt_jax.defaults import default_config
 from blt_jax.hallucination.targets import empty_confusion
 from blt_jax.models import BACKBONES
 from blt_jax.models.backbones import WITH_ATTENTION
-from blt_jax.models.resnet import ResNet
+from blt_jax.models.backbones.resnet import ResNet
 from blt_jax.training import handover, stages
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.interruption import InterruptionError

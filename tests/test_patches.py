@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from blt_jax.models.patches import PatchConv
+from blt_jax.models.layers.patches import PatchConv
 
 
 @pytest.mark.parametrize("height, width", [(8, 4), (11, 6)])

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from blt_jax.models.pooling import (
+from blt_jax.models.layers.pooling import (
     adaptive_average_pool,
     average_pool,
     halve_by_maximum,

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blt_jax.models import pth, pth_process
-from blt_jax.models.array_files import ForeignCheckpointError, read_npz
-from blt_jax.models.pth import read_pth
+from blt_jax.models.foreign import pth, pth_process
+from blt_jax.models.foreign.array_files import ForeignCheckpointError, read_npz
+from blt_jax.models.foreign.pth import read_pth
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_this_process_imports_no_torch(good):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from blt_jax.models.pth import read_pth\n"
+        "from blt_jax.models.foreign.pth import read_pth\n"
         "print({name: a.shape for name, a in read_pth(Path(sys.argv[1])).items()})\n"
         "print('torch' in sys.modules)"
     )

@@ -8,8 +8,8 @@ import pytest
 from blt_jax.hallucination.ascent import Options, Problem
 from blt_jax.hallucination.cascade import cascade, choose_levels, hallucinate
 from blt_jax.models.classifier import ModelSpec, build_model
-from blt_jax.models.foreign_files import read_weights
-from blt_jax.models.importers import convert
+from blt_jax.models.foreign.files import read_weights
+from blt_jax.models.foreign.importers import convert
 from blt_jax.training.augment import Normalisation, normalise
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from blt_jax.models.batch_norm import BatchNorm
-from blt_jax.models.remat import Remat
+from blt_jax.models.layers.batch_norm import BatchNorm
+from blt_jax.models.layers.remat import Remat
 
 ROWS, CHANNELS, BLOCKS = 6, 4, 3
 

@@ -6,8 +6,12 @@ from flax import nnx
 from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import BACKBONES
-from blt_jax.models.initial_kernels import draw_kernels
-from blt_jax.models.resnet import Bottleneck, GroupedBottleneck, torchvision_name
+from blt_jax.models.backbones.resnet import (
+    Bottleneck,
+    GroupedBottleneck,
+    torchvision_name,
+)
+from blt_jax.models.layers.initial_kernels import draw_kernels
 
 
 @pytest.mark.parametrize(

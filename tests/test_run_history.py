@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up_runs import events, make_run, train_event, validation_event
 
-from blt_jax.reports.run_files import read_run
-from blt_jax.reports.run_history import (
+from blt_jax.reports.run.files import read_run
+from blt_jax.reports.run.history import (
     ascent_by_epoch,
     ascent_share,
     losses,

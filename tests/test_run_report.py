@@ -12,8 +12,8 @@ from made_up_runs import CLASSES, events, make_run
 from blt_jax import main
 from blt_jax.config import config_from_dict, flatten
 from blt_jax.reports.fields import ResultsError
-from blt_jax.reports.run_files import read_run, read_runs
-from blt_jax.reports.run_report import make_report
+from blt_jax.reports.run.files import read_run, read_runs
+from blt_jax.reports.run.report import make_report
 from blt_jax.training.examples import Example
 
 VOID = {"meta", "img", "br"}

@@ -6,8 +6,8 @@ from flax import nnx
 from foreign_models import library
 from foreign_weights import assert_features_match, assert_names_match
 
-from blt_jax.models import shufflenet
-from blt_jax.models.shufflenet import _Block
+from blt_jax.models.backbones import shufflenet
+from blt_jax.models.backbones.shufflenet import _Block
 
 NAME = "shufflenet_v2"
 

@@ -17,8 +17,8 @@ from blt_jax.hallucination.targets import (
     draw_thresholds,
     empty_confusion,
 )
-from blt_jax.models.convolution import convolution
 from blt_jax.models.heads import HeadOutput
+from blt_jax.models.layers.convolution import convolution
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation, Normalisation
 from blt_jax.training.draws import draw

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from blt_jax.reports.svg import Axis, Plot, heat_map, mark, percent, shares_axis
+from blt_jax.reports.run.svg import Axis, Plot, heat_map, mark, percent, shares_axis
 
 NASTY = "<script>&\"'"
 

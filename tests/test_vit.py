@@ -8,7 +8,8 @@ from flax import nnx
 from foreign_models import library
 from foreign_weights import assert_features_match, assert_names_match
 
-from blt_jax.models import BACKBONES, ModelSpec, build_model, vit
+from blt_jax.models import BACKBONES, ModelSpec, build_model
+from blt_jax.models.backbones import vit
 from blt_jax.training.checkpoint import load_checkpoint, save_model
 from blt_jax.training.handover import take
 

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from blt_jax.models.backbones import BACKBONES
+from blt_jax.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from blt_jax.models.classifier import Model
-from blt_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from blt_jax.training.augment import Normalisation
 
 try:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from blt_jax.data.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from blt_jax.reports.report_examples import Examples
-    from blt_jax.reports.run_files import Run
+    from blt_jax.reports.run.examples import Examples
+    from blt_jax.reports.run.files import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the command; see its --help."""
     from blt_jax.config import config_from_dict, flatten
-    from blt_jax.reports.run_files import read_runs
-    from blt_jax.reports.run_report import make_report
+    from blt_jax.reports.run.files import read_runs
+    from blt_jax.reports.run.report import make_report
 
     out = Path(arguments.out)
     if out.suffix.lower() not in (".html", ".htm"):

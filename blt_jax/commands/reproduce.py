@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the command; see its --help."""
     from blt_jax.config import ConfigError, load_config
     from blt_jax.reports.fields import ResultsError
-    from blt_jax.reports.figure_style import load_matplotlib
+    from blt_jax.reports.figures.style import load_matplotlib
     from blt_jax.reproduce.experiments import Output, experiment
     from blt_jax.reproduce.grid import records_in, run_arms
     from blt_jax.training.interruption import InterruptionError

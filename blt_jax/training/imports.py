@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 from blt_jax.config import ConfigError, load_config, override
 from blt_jax.defaults import default_config
-from blt_jax.models.array_files import one_line
 from blt_jax.models.classifier import build_model
-from blt_jax.models.foreign_files import ForeignWeights, read_weights
-from blt_jax.models.foreign_names import backbone_called
-from blt_jax.models.import_report import Report
-from blt_jax.models.importers import classes_of, convert
+from blt_jax.models.foreign.array_files import one_line
+from blt_jax.models.foreign.files import ForeignWeights, read_weights
+from blt_jax.models.foreign.importers import classes_of, convert
+from blt_jax.models.foreign.names import backbone_called
+from blt_jax.models.foreign.report import Report
 from blt_jax.training.checkpoint import save_model
 from blt_jax.training.setup import model_meta, model_spec, read_dataset
 

@@ -1,0 +1,132 @@
+"""VGG-16, after Simonyan and Zisserman 2015 (arXiv:1409.1556), configuration D.
+
+Layers and their order are those of torchvision: no batch normalisation, pooling to 7x7
+from any image size, two hidden layers of 4096. Their dropout is left out: no backbone
+draws random numbers in a step. Images have 32 px or more a side.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from blt_jax.models.layers.conv_layer import conv_layer
+from blt_jax.models.layers.initial_kernels import draw_normal
+from blt_jax.models.layers.pooling import adaptive_average_pool, halve_by_maximum
+from blt_jax.models.layers.projection import Projection
+from blt_jax.models.layers.remat import Remat
+
+_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
+_POOLED, _HIDDEN = 7, 4096
+
+
+class _Stage(nnx.Module):
+    """3x3 convolutions with ReLU, then the map is halved."""
+
+    def __init__(self, in_features: int, features: int, depth: int, **types: Any):
+        self.names = tuple(f"conv{number}" for number in range(1, depth + 1))
+        for name in self.names:
+            layer = conv_layer(in_features, features, size=3, bias=True, **types)
+            setattr(self, name, layer)
+            in_features = features
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [n, h, w, c] to [n, h // 2, w // 2, features]."""
+        for name in self.names:
+            x = nnx.relu(getattr(self, name)(x))
+        return halve_by_maximum(x)
+
+
+class VGG(nnx.Module):
+    """Five stages, pooling to 7x7, two hidden layers, projection."""
+
+    def __init__(
+        self,
+        *,
+        projection: bool = True,
+        feature_relu: bool = True,
+        remat: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Make the network.
+
+        Args:
+          projection: a last linear layer with ReLU to 512 features ("fc_add").
+          feature_relu: False leaves out that ReLU.
+          remat: stages are computed again in the backward pass (`remat`).
+          dtype: of convolutions and products; weights are cast to it.
+          param_dtype: of the weights.
+          rngs: source of the initial weights.
+        """
+        types: dict[str, Any] = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "rngs": rngs,
+        }
+        self.dtype = jnp.dtype(dtype)
+        self.remat = Remat(remat)
+        stages = {}
+        features = 3
+        for number, (depth, channels) in enumerate(_STAGES, start=1):
+            stages[f"stage{number}"] = _Stage(features, channels, depth, **types)
+            features = channels
+        self.stage_names = tuple(stages)
+        self.blocks = nnx.Dict(stages)
+        zeros = nnx.initializers.zeros  # until they are drawn
+        self.hidden1, self.hidden2 = (
+            nnx.Linear(inputs, _HIDDEN, kernel_init=zeros, **types)
+            for inputs in (features * _POOLED**2, _HIDDEN)
+        )
+        convolutions = [getattr(s, name) for s in stages.values() for name in s.names]
+        kernels = [layer.kernel for layer in convolutions]
+        # He et al. 2015 with the fan-out; 0.01 for the hidden layers, as in the paper.
+        deviations = [
+            math.sqrt(2 / (height * width * out))
+            for height, width, _, out in (kernel.shape for kernel in kernels)
+        ]
+        kernels += [self.hidden1.kernel, self.hidden2.kernel]
+        draw_normal(kernels, [*deviations, 0.01, 0.01], rngs.params())
+        self.projection = (
+            Projection(_HIDDEN, relu=feature_relu, **types) if projection else None
+        )
+        self.num_features = self.projection.out_features if self.projection else _HIDDEN
+
+    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Features [n, num_features] of normalised images [n, H, W, 3]; mask is unused.
+
+        Raises ValueError for images below 32 px.
+        """
+        del mask  # rows do not depend on each other
+        x = images.astype(self.dtype)
+        for name in self.stage_names:
+            x = self.remat(self.blocks[name], x)
+        x = adaptive_average_pool(x, _POOLED)
+        # Channels first, as torchvision's weights have it.
+        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+        x = nnx.relu(self.hidden2(nnx.relu(self.hidden1(x))))
+        return x if self.projection is None else self.projection(x)
+
+
+def vgg16(**options: Any) -> VGG:
+    """VGG-16 without batch normalisation."""
+    return VGG(**options)
+
+
+def torchvision_name(name: str) -> str:
+    """What torchvision's vgg16 calls one of our arrays; its own name if nothing."""
+    name = name.replace("hidden1.", "classifier.0.")
+    name = name.replace("hidden2.", "classifier.3.")
+    return re.sub(r"^blocks\.stage(\d)\.conv(\d)\.", _feature_number, name)
+
+
+def _feature_number(found: re.Match[str]) -> str:
+    stage, conv = int(found[1]), int(found[2])
+    # Each convolution has a ReLU after it, and each stage a pooling.
+    before = sum(2 * depth + 1 for depth, _ in _STAGES[: stage - 1])
+    return f"features.{before + 2 * (conv - 1)}."
