@@ -33,10 +33,12 @@ run .venv/bin/blt-jax train --config=$config --workdir=$runs/blt
 run .venv/bin/blt-jax train --config=$config --workdir=$runs/balanced \
   --config.hallucination.enabled=False --config.stage1.checkpoint=$runs/blt/stage1
 run .venv/bin/python -m blt_jax.reports.table $runs/balanced $runs/blt
+run .venv/bin/blt-jax report $runs/blt --baseline=$runs/balanced --out=$runs/report.html
 
 cat <<WHERE
 
 Look at
+  $runs/report.html                both runs on one page, for a browser
   $runs/blt/stage2/metrics.jsonl   losses, validation accuracy, images per second
   $runs/blt/config.json            every setting of the run
 and draw what was hallucinated with

@@ -50,7 +50,11 @@ def test_dry_run_prints_the_commands_and_does_nothing(checkout: Checkout) -> Non
         "--config.stage1.checkpoint=runs/digits_lt/blt/stage1"
     )
     assert commands[4].startswith(".venv/bin/python -m blt_jax.reports.table ")
-    assert len(commands) == 5
+    assert commands[5] == (
+        ".venv/bin/blt-jax report runs/digits_lt/blt --baseline=runs/digits_lt/balanced "
+        "--out=runs/digits_lt/report.html"
+    )
+    assert len(commands) == 6
     assert not (checkout.root / ".venv").exists()
 
 
