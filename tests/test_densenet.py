@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from foreign_models import library
 from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import densenet
@@ -12,8 +13,9 @@ NAME = "densenet121"
 
 
 def network(device):
-    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
-    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    torchvision = library("torchvision")
+    import torch
+
     torch.manual_seed(0)
     with torch.device(device):
         whole = torchvision.models.densenet121()
@@ -27,8 +29,9 @@ def test_names_are_those_of_torchvision():
 
 @pytest.mark.slow
 def test_names_are_those_of_timm():
-    timm = pytest.importorskip("timm", reason="needs timm")
-    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
+    timm = library("timm")
+    import torch
+
     with torch.device("meta"):
         whole = timm.create_model(NAME, num_classes=0)
     assert_names_match(NAME, whole, densenet.torchvision_name)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from foreign_models import library
 from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import vgg
@@ -12,8 +13,9 @@ NAME = "vgg16"
 
 
 def network(device):
-    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
-    torchvision = pytest.importorskip("torchvision", reason="needs torchvision")
+    torchvision = library("torchvision")
+    import torch
+
     torch.manual_seed(0)
     with torch.device(device):
         whole = torchvision.models.vgg16()
