@@ -51,8 +51,8 @@ def test_dry_run_prints_the_commands_and_does_nothing(checkout: Checkout) -> Non
     )
     assert commands[4].startswith(".venv/bin/python -m blt_jax.reports.table ")
     assert commands[5] == (
-        ".venv/bin/blt-jax report runs/digits_lt/blt --baseline=runs/digits_lt/balanced "
-        "--out=runs/digits_lt/report.html"
+        ".venv/bin/blt-jax report runs/digits_lt/blt "
+        "--baseline=runs/digits_lt/balanced --out=runs/digits_lt/report.html"
     )
     assert len(commands) == 6
     assert not (checkout.root / ".venv").exists()
