@@ -165,6 +165,7 @@ def test_ascent_of_given_seeds(checkpoint, tmp_path):
     assert unrolled["evaluations"] == 6 * 4
 
 
+@pytest.mark.slow
 def test_seeds_are_drawn_from_the_training_split(workload):
     seeds = draw_seeds(workload, 5)
     assert seeds.seed.shape == (5, 8, 8, 3) and seeds.seed.dtype == jnp.float32
@@ -175,6 +176,7 @@ def test_seeds_are_drawn_from_the_training_split(workload):
         draw_seeds(workload, 100000)
 
 
+@pytest.mark.slow
 def test_step_and_scaling_without_a_checkpoint(checkpoint, tmp_path):
     config = f"--config={checkpoint.parent / 'tiny.py'}"
     out = tmp_path / "out.json"
@@ -224,6 +226,7 @@ def losses_of_both(checkpoint, backbone, *, steps):
     return losses, expected
 
 
+@pytest.mark.slow
 def test_torch_takes_the_same_steps(checkpoint):
     losses, expected = losses_of_both(checkpoint, "resnet10_small", steps=4)
     # Weights, gradients, momentum and weight decay: all of them tell by the fourth.

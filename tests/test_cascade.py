@@ -125,6 +125,7 @@ def test_evaluations_by_hand():
     assert countdown(iterations, np.zeros(5, bool), (5, 2))[1] == 0
 
 
+@pytest.mark.slow
 def test_evaluations_agree_with_a_simulation():
     rng = np.random.default_rng(0)
     for levels in ((12, 7, 4, 1), (6, 3, 2), (5,), (7, 1)):

@@ -172,7 +172,10 @@ def test_a_digest_by_hand():
     assert state_digest(description) != state_digest({**description, "step": 4})
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut short", "lost"])
+@pytest.mark.parametrize(
+    "damage",
+    ["flip", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut short", "lost"))],
+)
 def test_no_damage_goes_unnoticed(tmp_path, capfd, damage):
     """Whatever happens to whichever file: the saved state comes back, or an error."""
     save_all(tmp_path, {1: 0.5})

@@ -125,6 +125,7 @@ def test_training_uses_the_batch_and_changes_nothing_in_place(model, variables, 
     np.testing.assert_array_equal(output.logits, other.logits)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing_in_float64():
     """Outputs, gradients and statistics of 4 rows alone and with 4 masked ones."""
     with jax.enable_x64(True):

@@ -204,6 +204,7 @@ def test_changed_records_are_refused_unless_meant(tmp_path):
     assert changed_records(now, tmp_path / "new") == []
 
 
+@pytest.mark.slow
 def test_a_list_that_changed_stops_a_real_run(tmp_path, photographs, capsys):
     root = tmp_path / "data"
     root.mkdir()

@@ -16,6 +16,7 @@ def tiny(tmp_path_factory):
     return TinyRun(tmp_path_factory.mktemp("faults"))
 
 
+@pytest.mark.slow
 def test_a_run_hit_in_every_way_ends_as_if_nothing_had(tiny):
     """Killed in a save, its checkpoint damaged, asked to stop, unable to save."""
     expected = tiny.reference()

@@ -228,6 +228,7 @@ def read(folder: Path) -> str:
     return "read"
 
 
+@pytest.mark.slow
 def test_names_of_types_in_a_checkpoint_are_not_imported(
     stranger: Path, tmp_path: Path
 ) -> None:

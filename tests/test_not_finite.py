@@ -167,6 +167,7 @@ def test_a_bad_state_is_not_saved_at(reason, config_file, tmp_path, poisoned):
     assert saved_steps(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_steps_are_left_out_up_to_so_many_in_a_row(
     config_file, tmp_path, poisoned, finished, capsys
 ):
@@ -218,6 +219,7 @@ def test_a_step_is_dispatched_before_the_one_before_it_is_read(
     assert events == ["step", *["step", "read"] * 4, "read"]
 
 
+@pytest.mark.slow
 def test_neither_skipping_nor_a_clock_set_back_changes_a_finite_run(
     config_file, tmp_path, finished, monkeypatch
 ):

@@ -83,6 +83,7 @@ def test_ascent_of_the_released_code(logits_fn, oracle, step_rule, levels):
     np.testing.assert_allclose(result.scores[same], last[same], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_newton_meets_more_thresholds_in_fewer_iterations(logits_fn, oracle):
     _, result = ascend(logits_fn, oracle, step_rule="newton")
     assert result.iterations.mean() <= 4.3
@@ -108,6 +109,7 @@ def test_occupancy_of_32_slots(logits_fn, oracle, levels, low, high):
     assert low <= int(done) / needed <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_rule", ["gradient", "newton"])
 def test_bfloat16_takes_as_many_iterations(weights, oracle, step_rule):
     found = {

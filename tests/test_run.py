@@ -204,6 +204,7 @@ def test_terminated_then_killed_in_stage_2_and_started_again(
     assert_same_arrays(arrays_of(workdir), arrays_of(finished))
 
 
+@pytest.mark.slow
 def test_begun_on_one_device_and_continued_on_eight_and_back(
     finished, config_file, tmp_path
 ):
