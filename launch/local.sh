@@ -27,7 +27,7 @@ esac
 config=configs/digits_lt.py
 runs=runs/digits_lt
 
-set_up demo,fast
+set_up demo,export,fast
 run .venv/bin/blt-jax train --config=$config --workdir=$runs/blt
 # The second arm differs in stage 2 only, so it takes stage 1 from the first.
 run .venv/bin/blt-jax train --config=$config --workdir=$runs/balanced \

@@ -168,7 +168,8 @@ def blt_step(name, **changes):
     """A step with hard examples: its sums, and what was before and is after it."""
     mesh = make_mesh(1)
     made = model(name, **changes)
-    optimizer = optax.sgd(0.01)
+    # Large, so that the smallest gradient (ConvNeXt scales its blocks by 1e-6) is seen.
+    optimizer = optax.sgd(1.0)
     step = make_train_step(
         made,
         optimizer,
@@ -220,26 +221,31 @@ def test_bfloat16(name):
 
 @each_run_slow
 def test_remat_changes_nothing_but_what_is_kept(name):
-    x = images(name)
-    direction = np.random.default_rng(2).normal(size=(BATCH, CLASSES))
-    results, kept = [], []
-    for remat in (False, True):
-        made = model(name, remat=remat)
+    # In float32 the statistics of six images enlarge rounding to per cents.
+    with jax.enable_x64(True):
+        x = images(name).astype(np.float64)
+        direction = np.random.default_rng(2).normal(size=(BATCH, CLASSES))
+        wide = {"dtype": "float64", "param_dtype": "float64"}
+        params, stats = model(name, **wide).init(jax.random.key(0))
+        results, kept = [], []
+        for remat in (False, True):
+            made = model(name, remat=remat, **wide)
 
-        def loss(params, stats, made=made):
-            output, new = made.apply_train(params, stats, x)
-            return jnp.sum(output.logits * direction), new
+            def loss(params, stats, made=made):
+                output, new = made.apply_train(params, stats, x)
+                return jnp.sum(output.logits * direction), new
 
-        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        results.append(leaves(gradient(*variables(name))))
-        backward = jax.eval_shape(
-            lambda params, stats, loss=loss: jax.vjp(
-                lambda p: loss(p, stats)[0], params
-            )[1],
-            *variables(name),
-        )
-        kept.append(sum(leaf.size for leaf in jax.tree.leaves(backward)))
+            gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+            results.append(leaves(gradient(params, stats)))
+            backward = jax.eval_shape(
+                lambda params, stats, loss=loss: jax.vjp(
+                    lambda p: loss(p, stats)[0], params
+                )[1],
+                params,
+                stats,
+            )
+            kept.append(sum(leaf.size for leaf in jax.tree.leaves(backward)))
     assert kept[1] < kept[0]
     for path, plain in results[0].items():
         again, scale = results[1][path], np.abs(plain).max()
-        np.testing.assert_allclose(again, plain, atol=1e-2 * scale + 1e-6, err_msg=path)
+        np.testing.assert_allclose(again, plain, atol=1e-8 * scale, err_msg=path)

@@ -64,7 +64,7 @@ def test_local_installs_once_and_again_when_versions_change(checkout: Checkout) 
     assert done.returncode == 0, done.stderr
     assert "runs/digits_lt/blt/stage2/metrics.jsonl" in done.stdout
     assert len(checkout.noted("-m venv")) == 1
-    assert checkout.noted("pip install")[0].endswith("-e .[demo,fast]")
+    assert checkout.noted("pip install")[0].endswith("-e .[demo,export,fast]")
     assert len(checkout.noted("blt-jax train")) == 2
 
     checkout.run("launch/local.sh")
