@@ -94,9 +94,9 @@ def parity(
     backbone: str, program: str, folder: Path, *, ending: str = ".safetensors"
 ) -> Parity:
     """Import a random network as its whole classifier, and compare logits."""
+    model = random_model(backbone, program)
     import torch
 
-    model = random_model(backbone, program)
     report = import_weights(
         save(model, folder / f"weights{ending}"),
         folder / "imported",

@@ -134,6 +134,7 @@ def test_overhead(checkpoint, tmp_path):
     assert nothing["mean_iterations"] is None
 
 
+@pytest.mark.slow
 def test_ascent_of_given_seeds(checkpoint, tmp_path):
     random = np.random.default_rng(0)
     seeds = tmp_path / "seeds.npz"

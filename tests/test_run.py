@@ -154,6 +154,7 @@ def test_a_finished_run_is_not_trained_again(finished, config_file, capsys):
     assert_same_arrays(arrays_of(finished), before)
 
 
+@pytest.mark.slow
 def test_terminated_then_killed_in_stage_2_and_started_again(
     finished, config_file, tmp_path
 ):
