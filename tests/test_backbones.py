@@ -169,7 +169,7 @@ def blt_step(name, **changes):
     mesh = make_mesh(1)
     made = model(name, **changes)
     # Large, so that the smallest gradient (ConvNeXt scales its blocks by 1e-6) is seen.
-    optimizer = optax.sgd(1.0)
+    optimizer = optax.sgd(1e4)
     step = make_train_step(
         made,
         optimizer,
