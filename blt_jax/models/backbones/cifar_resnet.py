@@ -12,14 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.batch_norm import BatchNorm
 from blt_jax.models.layers.conv_layer import conv_layer
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 _CHANNELS = (16, 32, 64)
 
@@ -47,38 +45,11 @@ class _Block(nnx.Module):
         return nnx.relu(jnp.pad(shortcut, zeros) + y)
 
 
-class CifarResNet(nnx.Module):
+class CifarResNet(Backbone):
     """A 3x3 stem, three stages of blocks, average pooling, projection."""
 
-    def __init__(
-        self,
-        blocks_per_stage: int,
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network: 6 blocks_per_stage + 2 layers with a classifier's.
-
-        Args:
-          blocks_per_stage: n of the paper.
-          projection: a last linear layer with ReLU to as many features ("fc_add").
-          feature_relu: False leaves out that ReLU.
-          remat: blocks are computed again in the backward pass (`remat`).
-          dtype: of the convolutions; weights are cast to it.
-          param_dtype: of weights and of batch normalisation as a whole.
-          rngs: source of the initial weights.
-        """
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
+    def make_layers(self, blocks_per_stage: int, **types: Any) -> int:
+        """Make 6 blocks_per_stage + 1 layers; the classifier is one more."""
         features = _CHANNELS[0]
         self.stem_conv = conv_layer(3, features, size=3, **types)
         self.stem_norm = BatchNorm(features, **types)
@@ -94,24 +65,15 @@ class CifarResNet(nnx.Module):
         # He et al. 2015 with the fan-in, as the paper.
         kernels = [layer.kernel for layer in layers_with_kernels(self)]
         deviations = [math.sqrt(2 / math.prod(one.shape[:-1])) for one in kernels]
-        draw_normal(kernels, deviations, rngs.params())
-        self.projection = (
-            Projection(features, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = features
+        draw_normal(kernels, deviations, types["rngs"].params())
+        return features
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, 64] of normalised images [n, H, W, 3].
-
-        mask [n] bool: rows that count in the statistics of batch normalisation
-        when training; all of them if None. At least one must be true.
-        """
-        x = images.astype(self.dtype)
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, 64]."""
         x = nnx.relu(self.stem_norm.normalise(self.stem_conv(x), mask))
         for name in self.block_names:
             x = self.remat(self.blocks[name], x, mask)
-        x = average_over_pixels(x)
-        return x if self.projection is None else self.projection(x)
+        return average_over_pixels(x)
 
 
 def cifar_resnet20(**options: Any) -> CifarResNet:

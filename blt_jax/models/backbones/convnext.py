@@ -10,14 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.convolution import convolution
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.patches import PatchConv
 from blt_jax.models.layers.pooling import average_over_pixels
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 SMALLEST_IMAGE = 32  # px
 _LAYER_SCALE = 1e-6
@@ -65,40 +63,22 @@ class _Downsample(nnx.Module):
         return self.conv(self.norm(x))
 
 
-class ConvNeXt(nnx.Module):
+class ConvNeXt(Backbone):
     """Stem, stages of blocks, average pooling, normalisation, projection."""
 
-    def __init__(
+    def make_layers(
         self,
         stage_sizes: tuple[int, ...],
         width: int,
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network.
+        **types: Any,
+    ) -> int:
+        """Make the layers.
 
         Args:
           stage_sizes: blocks in each stage.
           width: channels of the first stage; each further stage has twice as many.
-          projection: as the other options, of `resnet.ResNet`.
-          feature_relu: so.
-          remat: so.
-          dtype: of all products; normalisation keeps at least float32.
-          param_dtype: of all parameters.
-          rngs: source of the initial weights.
+          **types: dtypes and source of the initial weights, for every layer.
         """
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
         self.stem_conv = PatchConv(3, width, size=4, **types)
         self.stem_norm = nnx.LayerNorm(width, epsilon=_EPSILON, **types)
         blocks: dict[str, nnx.Module] = {}
@@ -114,35 +94,22 @@ class ConvNeXt(nnx.Module):
         self.blocks = nnx.Dict(blocks)
         self.norm = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
         kernels = [layer.kernel for layer in layers_with_kernels(self)]
-        draw_normal(kernels, [_DEVIATION] * len(kernels), rngs.params())
-        self.projection = (
-            Projection(features, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = (
-            self.projection.out_features if self.projection else features
-        )
+        draw_normal(kernels, [_DEVIATION] * len(kernels), types["rngs"].params())
+        return features
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        H and W: at least 32. mask [n] bool is not used, as rows do not depend on each
-        other.
-
-        Raises:
-          ValueError: the images are smaller.
-        """
-        del mask
-        height, width = images.shape[1:3]
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, F] of images of 32 px and more."""
+        del mask  # rows do not depend on each other
+        height, width = x.shape[1:3]
         if min(height, width) < SMALLEST_IMAGE:
             raise ValueError(
                 f"ConvNeXt takes images of {SMALLEST_IMAGE} px and more, not"
                 f" {height}x{width}: enlarge them, or take another model.backbone"
             )
-        x = self.stem_norm(self.stem_conv(images.astype(self.dtype)))
+        x = self.stem_norm(self.stem_conv(x))
         for name in self.block_names:
             x = self.remat(self.blocks[name], x)
-        x = self.norm(average_over_pixels(x))
-        return x if self.projection is None else self.projection(x)
+        return self.norm(average_over_pixels(x))
 
 
 def convnext_tiny(**options: Any) -> ConvNeXt:

@@ -11,14 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.batch_norm import BatchNorm
 from blt_jax.models.layers.conv_layer import conv_layer
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels, halve_by_mean, max_pool
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 _STEM = 64
 _GROWTH = 32  # channels that a layer adds
@@ -59,38 +57,11 @@ class _Transition(nnx.Module):
         return halve_by_mean(self.conv(nnx.relu(self.norm.normalise(x, mask))))
 
 
-class DenseNet(nnx.Module):
+class DenseNet(Backbone):
     """Stem, blocks of layers with transitions between, average pooling, projection."""
 
-    def __init__(
-        self,
-        block_sizes: tuple[int, ...],
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network.
-
-        Args:
-          block_sizes: layers in each block.
-          projection: a last linear layer with ReLU to at most 512 features ("fc_add").
-          feature_relu: False leaves out that ReLU.
-          remat: layers are computed again in the backward pass (`remat`).
-          dtype: of the convolutions; weights are cast to it.
-          param_dtype: of weights and of batch normalisation as a whole.
-          rngs: source of the initial weights.
-        """
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
+    def make_layers(self, block_sizes: tuple[int, ...], **types: Any) -> int:
+        """Make the layers; block_sizes: how many each block has."""
         self.block_sizes = block_sizes
         features = _STEM
         self.stem_conv = conv_layer(3, features, size=7, stride=2, **types)
@@ -110,22 +81,11 @@ class DenseNet(nnx.Module):
         # He et al. 2015 with the fan-in, as torchvision.
         kernels = [one.kernel for one in layers_with_kernels(self)]
         deviations = [math.sqrt(2 / math.prod(one.shape[:-1])) for one in kernels]
-        draw_normal(kernels, deviations, rngs.params())
-        self.projection = (
-            Projection(features, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = (
-            self.projection.out_features if self.projection else features
-        )
+        draw_normal(kernels, deviations, types["rngs"].params())
+        return features
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        mask [n] bool: rows that count in the statistics of batch normalisation
-        when training; all of them if None. At least one must be true. Raises
-        ValueError for images below 32 px.
-        """
-        x = images.astype(self.dtype)
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, F] of images of 32 px and more."""
         x = max_pool(nnx.relu(self.stem_norm.normalise(self.stem_conv(x), mask)))
         for block, size in enumerate(self.block_sizes, start=1):
             if block > 1:
@@ -135,9 +95,7 @@ class DenseNet(nnx.Module):
                 one = self.layers[f"block{block}_layer{layer}"]
                 maps += (self.remat(one, maps, mask),)
             x = jnp.concatenate(maps, axis=-1)
-        x = nnx.relu(self.last_norm.normalise(x, mask))
-        x = average_over_pixels(x)
-        return x if self.projection is None else self.projection(x)
+        return average_over_pixels(nnx.relu(self.last_norm.normalise(x, mask)))
 
 
 def densenet121(**options: Any) -> DenseNet:

@@ -9,16 +9,13 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.conv_norm import ConvNorm
 from blt_jax.models.layers.initial_kernels import draw_kernels, layers_with_kernels
 from blt_jax.models.layers.patches import PatchConv
 from blt_jax.models.layers.pooling import average_over_pixels
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 
 class _Stage(NamedTuple):
@@ -88,43 +85,26 @@ class _Block(nnx.Module):
         return x + y if self.added else y
 
 
-class EfficientNet(nnx.Module):
+class EfficientNet(Backbone):
     """Stem, stages of blocks, a 1x1 convolution, average pooling, projection."""
 
-    def __init__(
+    def make_layers(
         self,
         width: float,
         depth: float,
         *,
         norm: dict[str, Any] | None = None,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network.
+        **types: Any,
+    ) -> int:
+        """Make the layers.
 
         Args:
           width: of b0's channels, in multiples of 8.
           depth: of b0's blocks in a stage, rounded up.
           norm: epsilon and momentum of batch normalisation, where not the defaults.
-          projection: as the other options, of `resnet.ResNet`.
-          feature_relu: so.
-          remat: so.
-          dtype: so.
-          param_dtype: so.
-          rngs: so.
+          **types: dtypes and source of the initial weights, for every layer.
         """
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
         norm = norm or {}
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
         features = _channels(_STEM * width)
         self.stem = ConvNorm(
             3, features, size=3, stride=2, activation=nnx.silu, norm=norm, **types
@@ -145,23 +125,15 @@ class EfficientNet(nnx.Module):
         self.blocks = nnx.Dict(blocks)
         last = 4 * features
         self.last = ConvNorm(features, last, activation=nnx.silu, norm=norm, **types)
-        draw_kernels(layers_with_kernels(self), rngs.params())
-        self.projection = (
-            Projection(last, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = self.projection.out_features if self.projection else last
+        draw_kernels(layers_with_kernels(self), types["rngs"].params())
+        return last
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        mask [n] bool: rows that count in the statistics of batch normalisation
-        when training; all of them if None. At least one must be true.
-        """
-        x = self.stem(images.astype(self.dtype), mask)
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, F]."""
+        x = self.stem(x, mask)
         for name in self.block_names:
             x = self.remat(self.blocks[name], x, mask)
-        x = average_over_pixels(self.last(x, mask))
-        return x if self.projection is None else self.projection(x)
+        return average_over_pixels(self.last(x, mask))
 
 
 def _channels(wanted: float) -> int:

@@ -10,13 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.conv_norm import ConvNorm
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels, average_pool, max_pool
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 SMALLEST_IMAGE = 75  # px
 _DEVIATION = 0.1
@@ -142,28 +140,12 @@ class _Block(nnx.Module):
         return jnp.concatenate(results, axis=-1)
 
 
-class Inception(nnx.Module):
+class Inception(Backbone):
     """Stem, eleven blocks, average pooling, projection."""
 
-    def __init__(
-        self,
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network; the options are those of `resnet.ResNet`."""
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
+    def make_layers(self, **types: Any) -> int:
+        """Make stem and blocks."""
         layer_types = {**types, "norm": {"epsilon": _EPSILON}}
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
         self.conv_1a = ConvNorm(3, 32, size=3, stride=2, pad=False, **layer_types)
         self.conv_2a = ConvNorm(32, 32, size=3, pad=False, **layer_types)
         self.conv_2b = ConvNorm(32, 64, size=3, **layer_types)
@@ -177,36 +159,23 @@ class Inception(nnx.Module):
         self.block_names = tuple(blocks)
         self.blocks = nnx.Dict(blocks)
         kernels = [layer.kernel for layer in layers_with_kernels(self)]
-        draw_normal(kernels, [_DEVIATION] * len(kernels), rngs.params())
-        self.projection = (
-            Projection(features, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = (
-            self.projection.out_features if self.projection else features
-        )
+        draw_normal(kernels, [_DEVIATION] * len(kernels), types["rngs"].params())
+        return features
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        H and W: at least 75. mask [n] bool: rows that count in the statistics of batch
-        normalisation when training; all of them if None. At least one must be true.
-
-        Raises:
-          ValueError: the images are smaller.
-        """
-        height, width = images.shape[1:3]
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, 2048] of images of 75 px and more."""
+        height, width = x.shape[1:3]
         if min(height, width) < SMALLEST_IMAGE:
             raise ValueError(
                 f"Inception v3 takes images of {SMALLEST_IMAGE} px and more, not"
                 f" {height}x{width}: enlarge them, or take another model.backbone"
             )
-        x = self.conv_1a(images.astype(self.dtype), mask)
+        x = self.conv_1a(x, mask)
         x = max_pool(self.conv_2b(self.conv_2a(x, mask), mask), padding=0)
         x = max_pool(self.conv_4a(self.conv_3b(x, mask), mask), padding=0)
         for name in self.block_names:
             x = self.remat(self.blocks[name], x, mask)
-        x = average_over_pixels(x)
-        return x if self.projection is None else self.projection(x)
+        return average_over_pixels(x)
 
 
 def inception_v3(**options: Any) -> Inception:

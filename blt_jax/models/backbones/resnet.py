@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.attention import ModulatedAttention
 from blt_jax.models.layers.batch_norm import BatchNorm
 from blt_jax.models.layers.conv_layer import conv_layer
 from blt_jax.models.layers.initial_kernels import draw_kernels
 from blt_jax.models.layers.pooling import average_over_pixels, max_pool
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 
 class _Block(nnx.Module):
@@ -101,48 +100,52 @@ class GroupedBottleneck(Bottleneck):
     groups = 32
 
 
-class ResNet(nnx.Module):
+class ResNet(Backbone):
     """Stem, stages of blocks, optional attention, average pooling, projection."""
 
     def __init__(
         self,
-        stage_sizes: tuple[int, ...],
-        width: int,
-        *,
-        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
-        small_images: bool = False,
-        projection: bool = True,
+        *layout: Any,
         attention: bool = False,
-        feature_relu: bool = True,
-        remat: bool = False,
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        **options: Any,
     ):
-        """Make the network.
+        """Make the network: `Backbone`'s arguments, those of `make_layers`, and one.
 
-        Args:
-          stage_sizes: blocks in each stage.
-          width: channels of the first stage; each further stage has twice as many.
-          small_images: a 3x3 stem of stride 1 without max-pooling, in place of
-            7x7 of stride 2 and max-pooling, which shrink an image by 4.
-          block: what the stages are made of.
-          projection: a last linear layer with ReLU to at most 512 features ("fc_add").
-          attention: modulated attention on the last stage's maps (`attention`).
-          feature_relu: False leaves out that ReLU.
-          remat: blocks are computed again in the backward pass (`remat`).
-          dtype: of the convolutions; weights are cast to it.
-          param_dtype: of weights and of batch normalisation as a whole.
-          rngs: source of the initial weights.
+        attention: modulated attention on the last stage's maps (`attention`).
         """
         types: dict[str, Any] = {
             "dtype": dtype,
             "param_dtype": param_dtype,
             "rngs": rngs,
         }
-        self.dtype = jnp.dtype(dtype)
+        super().__init__(*layout, **types, **options)
+        # Last, so that the other weights are those of a network without it.
+        if attention:
+            self.attention = ModulatedAttention(self.channels, **types)
+
+    def make_layers(
+        self,
+        stage_sizes: tuple[int, ...],
+        width: int,
+        *,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
+        small_images: bool = False,
+        **types: Any,
+    ) -> int:
+        """Make the layers.
+
+        Args:
+          stage_sizes: blocks in each stage.
+          width: channels of the first stage; each further stage has twice as many.
+          block: what the stages are made of.
+          small_images: a 3x3 stem of stride 1 without max-pooling, in place of
+            7x7 of stride 2 and max-pooling, which shrink an image by 4.
+          **types: dtypes and source of the initial weights, for every layer.
+        """
         self.small_images = small_images
-        self.remat = Remat(remat)
         self.stem_conv = conv_layer(
             3,
             width,
@@ -172,24 +175,12 @@ class ResNet(nnx.Module):
         convolutions = [self.stem_conv]
         for one in blocks.values():
             convolutions += one.convolutions()
-        draw_kernels(convolutions, rngs.params())
-        self.projection = (
-            Projection(features, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = (
-            self.projection.out_features if self.projection else features
-        )
-        # Last, so that the other weights are those of a network without it.
-        if attention:
-            self.attention = ModulatedAttention(features, **types)
+        draw_kernels(convolutions, types["rngs"].params())
+        self.channels = features
+        return features
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        mask [n] bool: rows that count in the statistics of batch normalisation
-        when training; all of them if None. At least one must be true.
-        """
-        x = images.astype(self.dtype)
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, F]."""
         x = nnx.relu(self.stem_norm.normalise(self.stem_conv(x), mask))
         if not self.small_images:
             x = max_pool(x)
@@ -197,8 +188,7 @@ class ResNet(nnx.Module):
             x = self.remat(self.blocks[name], x, mask)
         if hasattr(self, "attention"):
             x = self.attention(x)
-        x = average_over_pixels(x)
-        return x if self.projection is None else self.projection(x)
+        return average_over_pixels(x)
 
 
 def resnet10(**options: Any) -> ResNet:

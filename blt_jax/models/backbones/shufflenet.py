@@ -10,13 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.conv_norm import ConvNorm
 from blt_jax.models.layers.initial_kernels import draw_kernels, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels, max_pool
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 _STEM, _LAST = 24, 1024
 _STAGES = {2: (4, 116), 3: (8, 232), 4: (4, 464)}  # blocks, channels
@@ -60,27 +58,11 @@ class _Block(nnx.Module):
         return jnp.stack([kept, y], axis=-1).reshape(*y.shape[:-1], -1)
 
 
-class ShuffleNet(nnx.Module):
+class ShuffleNet(Backbone):
     """Stem, three stages of blocks, a 1x1 convolution, pooling, projection."""
 
-    def __init__(
-        self,
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network; the options are those of `resnet.ResNet`."""
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
+    def make_layers(self, **types: Any) -> int:
+        """Make stem, stages and the last convolution."""
         self.stem = ConvNorm(3, _STEM, size=3, stride=2, **types)
         blocks = {}
         features = _STEM
@@ -93,23 +75,15 @@ class ShuffleNet(nnx.Module):
         self.block_names = tuple(blocks)
         self.blocks = nnx.Dict(blocks)
         self.last = ConvNorm(features, _LAST, **types)
-        draw_kernels(layers_with_kernels(self), rngs.params())
-        self.projection = (
-            Projection(_LAST, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = self.projection.out_features if self.projection else _LAST
+        draw_kernels(layers_with_kernels(self), types["rngs"].params())
+        return _LAST
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        mask [n] bool: rows that count in the statistics of batch normalisation
-        when training; all of them if None. At least one must be true.
-        """
-        x = max_pool(self.stem(images.astype(self.dtype), mask))
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Average over the map [n, 1024]."""
+        x = max_pool(self.stem(x, mask))
         for name in self.block_names:
             x = self.remat(self.blocks[name], x, mask)
-        x = average_over_pixels(self.last(x, mask))
-        return x if self.projection is None else self.projection(x)
+        return average_over_pixels(self.last(x, mask))
 
 
 def shufflenet_v2(**options: Any) -> ShuffleNet:

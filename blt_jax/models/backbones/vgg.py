@@ -10,15 +10,12 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.conv_layer import conv_layer
 from blt_jax.models.layers.initial_kernels import draw_normal
 from blt_jax.models.layers.pooling import adaptive_average_pool, halve_by_maximum
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
 _POOLED, _HIDDEN = 7, 4096
@@ -41,36 +38,11 @@ class _Stage(nnx.Module):
         return halve_by_maximum(x)
 
 
-class VGG(nnx.Module):
+class VGG(Backbone):
     """Five stages, pooling to 7x7, two hidden layers, projection."""
 
-    def __init__(
-        self,
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network.
-
-        Args:
-          projection: a last linear layer with ReLU to 512 features ("fc_add").
-          feature_relu: False leaves out that ReLU.
-          remat: stages are computed again in the backward pass (`remat`).
-          dtype: of convolutions and products; weights are cast to it.
-          param_dtype: of the weights.
-          rngs: source of the initial weights.
-        """
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
+    def make_layers(self, **types: Any) -> int:
+        """Make five stages and two hidden layers."""
         stages = {}
         features = 3
         for number, (depth, channels) in enumerate(_STAGES, start=1):
@@ -91,26 +63,18 @@ class VGG(nnx.Module):
             for height, width, _, out in (kernel.shape for kernel in kernels)
         ]
         kernels += [self.hidden1.kernel, self.hidden2.kernel]
-        draw_normal(kernels, [*deviations, 0.01, 0.01], rngs.params())
-        self.projection = (
-            Projection(_HIDDEN, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = self.projection.out_features if self.projection else _HIDDEN
+        draw_normal(kernels, [*deviations, 0.01, 0.01], types["rngs"].params())
+        return _HIDDEN
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3]; mask is unused.
-
-        Raises ValueError for images below 32 px.
-        """
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Two hidden layers' features [n, 4096] of images of 32 px and more."""
         del mask  # rows do not depend on each other
-        x = images.astype(self.dtype)
         for name in self.stage_names:
             x = self.remat(self.blocks[name], x)
         x = adaptive_average_pool(x, _POOLED)
         # Channels first, as torchvision's weights have it.
         x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
-        x = nnx.relu(self.hidden2(nnx.relu(self.hidden1(x))))
-        return x if self.projection is None else self.projection(x)
+        return nnx.relu(self.hidden2(nnx.relu(self.hidden1(x))))
 
 
 def vgg16(**options: Any) -> VGG:

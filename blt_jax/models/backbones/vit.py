@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.patches import PatchConv
-from blt_jax.models.layers.projection import Projection
-from blt_jax.models.layers.remat import Remat
 
 _PATCH = 16  # px
 _GRID = 14  # patches along a side, of which there are position embeddings
@@ -48,47 +47,29 @@ class _Block(nnx.Module):
         return x + self.fc2(y)
 
 
-class ViT(nnx.Module):
+class ViT(Backbone):
     """Patches, class token, position embeddings, blocks, normalisation, projection."""
 
-    def __init__(
+    def make_layers(
         self,
         features: int,
         blocks: int,
         heads: int,
-        *,
-        projection: bool = True,
-        feature_relu: bool = True,
-        remat: bool = False,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        """Make the network.
+        **types: Any,
+    ) -> int:
+        """Make the layers.
 
         Args:
           features: length of a token.
           blocks: how many.
           heads: of the self-attention; `features` is a multiple.
-          projection: as the other options, of `resnet.ResNet`.
-          feature_relu: so.
-          remat: so.
-          dtype: of all products; normalisation and softmax keep at least float32.
-          param_dtype: of all parameters.
-          rngs: source of the initial weights.
+          **types: dtypes and source of the initial weights, for every layer.
         """
-        types: dict[str, Any] = {
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-            "rngs": rngs,
-        }
-        self.dtype = jnp.dtype(dtype)
-        self.remat = Remat(remat)
         self.patches = PatchConv(3, features, size=_PATCH, **types)
-        self.class_token = nnx.Param(jnp.zeros((1, 1, features), param_dtype))
+        self.class_token = nnx.Param(jnp.zeros((1, 1, features), types["param_dtype"]))
         # The class token's comes first.
         shape = (1, 1 + _GRID * _GRID, features)
-        self.position_embedding = nnx.Param(jnp.zeros(shape, param_dtype))
+        self.position_embedding = nnx.Param(jnp.zeros(shape, types["param_dtype"]))
         self.block_names = tuple(f"block{number}" for number in range(1, blocks + 1))
         self.blocks = nnx.Dict(
             {name: _Block(features, heads=heads, **types) for name in self.block_names}
@@ -96,23 +77,15 @@ class ViT(nnx.Module):
         self.norm = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
         drawn = [layer.kernel for layer in layers_with_kernels(self)]
         drawn.append(self.position_embedding)
-        draw_normal(drawn, [_DEVIATION] * len(drawn), rngs.params())
-        self.projection = (
-            Projection(features, relu=feature_relu, **types) if projection else None
-        )
-        self.num_features = (
-            self.projection.out_features if self.projection else features
-        )
+        draw_normal(drawn, [_DEVIATION] * len(drawn), types["rngs"].params())
+        return features
 
-    def __call__(self, images: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Features [n, num_features] of normalised images [n, H, W, 3].
-
-        mask [n] bool is not used, as rows do not depend on each other.
-        """
-        del mask
-        n, height, width, _ = images.shape
+    def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """The class token's features [n, features]."""
+        del mask  # rows do not depend on each other
+        n, height, width, _ = x.shape
         fill = [(0, 0), (0, -height % _PATCH), (0, -width % _PATCH), (0, 0)]
-        x = self.patches(jnp.pad(images.astype(self.dtype), fill))
+        x = self.patches(jnp.pad(x, fill))
         positions = self._positions(x.shape[1], x.shape[2]).astype(self.dtype)
         token = self.class_token[...].astype(self.dtype)
         token = jnp.broadcast_to(token, (n, *token.shape[1:]))
@@ -120,8 +93,7 @@ class ViT(nnx.Module):
         x = x + jnp.broadcast_to(positions, x.shape)
         for name in self.block_names:
             x = self.remat(self.blocks[name], x)
-        x = self.norm(x[:, 0])
-        return x if self.projection is None else self.projection(x)
+        return self.norm(x[:, 0])
 
     def _positions(self, rows: int, columns: int) -> jax.Array:
         """Position embeddings [1, 1 + rows * columns, features]."""
