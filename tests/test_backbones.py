@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -100,13 +101,15 @@ def test_sizes_and_costs_are_the_published_ones(name):
 
 
 @each
-def test_features_of_any_image_size(name):
+def test_features_of_any_image_size_and_number(name):
     definition, state = abstract_backbone(name)
     smallest = SMALLEST.get(name, 32)
+    # Any number of them too, as `export` has it.
+    (n,) = jax.export.symbolic_shape("n")
     # Square images of two sizes are among what is measured above.
-    x = jax.ShapeDtypeStruct((2, smallest, smallest + 45, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((n, smallest, smallest + 45, 3), jnp.float32)
     features = jax.eval_shape(lambda s, x: nnx.merge(definition, s)(x), state, x)
-    assert features.shape == (2, measure(name).features)
+    assert features.shape == (n, measure(name).features)
     assert features.dtype == jnp.float32
 
 

@@ -73,7 +73,7 @@ class VGG(Backbone):
             x = self.remat(self.blocks[name], x)
         x = adaptive_average_pool(x, _POOLED)
         # Channels first, as torchvision's weights have it.
-        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         return nnx.relu(self.hidden2(nnx.relu(self.hidden1(x))))
 
 
