@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -275,7 +276,7 @@ PROJECTION = ("0.backbone.projection.bias", "0.backbone.projection.kernel")
                 feat.pop(f"module.fc_add.{x}") for x in ("weight", "bias")
             ],
             (*PROJECTION, *NEW),
-            "left out, because what lies before it is drawn",
+            "what lies before it is drawn anew; config.model.projection=False takes",
         ),
     ],
 )
@@ -295,6 +296,34 @@ def test_what_a_file_has_not_is_drawn_as_by_init(save, spec, change, drawn, note
             ours, theirs = ours[key], theirs[key]
         np.testing.assert_array_equal(ours, theirs)
     json.dumps(report.summary())
+
+
+@pytest.mark.parametrize(
+    ("spec", "remedy"),
+    [
+        ({"projection": False}, "projection=True and feature_relu=True take it over"),
+        ({"feature_relu": False}, "projection=True and feature_relu=True take it over"),
+        ({"attention": True}, "drawn anew; config.model.attention=False takes it over"),
+    ],
+)
+def test_a_classifier_comes_only_with_what_it_was_trained_behind(save, spec, remedy):
+    report = converted(save(), **spec)[0].report
+    assert "head.kernel" in report.drawn
+    assert report.notes[0].startswith("the file's classifier is left out, because ")
+    assert report.notes[0].endswith(remedy)
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_backbones_that_are_named_instead_can_be_read(released):
+    arrays = {"feat_model.a": ONE} if released else {"a": ONE}
+    backbone = "vit_s16" if released else "resnet10"
+    message = f"names for {backbone} are not known"
+    with pytest.raises(ForeignCheckpointError, match=message) as caught:
+        classes_of(ForeignWeights(Path("a.npz"), arrays), backbone)
+    named = str(caught.value).partition("name one of ")[2].partition(" as ")[0]
+    assert len(named.split(", ")) > 10
+    for one in named.split(", "):
+        assert classes_of(ForeignWeights(Path("a.npz"), arrays), one) is None
 
 
 def test_the_layer_of_a_plain_classifier_of_the_released_code(save):

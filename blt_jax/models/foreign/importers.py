@@ -6,7 +6,7 @@ and what their arrays are called in `names.py`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +53,8 @@ def convert(weights: ForeignWeights, model: Model, key: jax.Array) -> Imported:
     """A file's arrays as parameters of `model`.
 
     The classifier is taken over if the file has one of the model's kind with as many
-    classes, and nothing between it and the backbone is drawn anew. key: of what is
-    drawn, as `Model.init` draws it.
+    classes, and the model has before it what it was trained with, all from the file.
+    key: of what is drawn, as `Model.init` draws it.
 
     Raises ForeignCheckpointError where an array of the backbone is missing or has
     another shape, and where the file holds others than this backbone's.
@@ -90,8 +90,9 @@ def convert(weights: ForeignWeights, model: Model, key: jax.Array) -> Imported:
         for keys in wanted
         if keys[1] == "head"
     }
+    anew = {keys[2] for keys in backbone if keys not in taken}
     # The first reason why the classifier is not taken over.
-    note = _why_no_head(weights, names, model, head, whole=len(taken) == len(backbone))
+    note = _why_no_head(weights, names, model, head, anew)
     if not note:
         for keys, name in head.items():
             take(keys, name)
@@ -122,7 +123,7 @@ def _programs(weights: ForeignWeights, backbone: str) -> dict[str, Names]:
         known = [
             name
             for name, programs in FOREIGN_NAMES.items()
-            if set(programs) - {"released"} or weights.released
+            if any((program == "released") == weights.released for program in programs)
         ]
         whose = "the released code's" if weights.released else "another library's"
         raise ForeignCheckpointError(
@@ -181,10 +182,12 @@ def _why_no_head(
     names: Names,
     model: Model,
     head: Mapping[Keys, str],
-    *,
-    whole: bool,
+    anew: Collection[str],
 ) -> str:
-    """Why a file's classifier is not taken over; "": it is."""
+    """Why a file's classifier is not taken over; "": it is.
+
+    anew: the parts of our backbone that the file lacks.
+    """
     spec = model.spec
     classes = classes_of(weights, spec.backbone)
     if classes is None:
@@ -200,10 +203,17 @@ def _why_no_head(
             f"the file's classifier has {classes} classes and not {spec.num_classes}; "
             "the head is drawn anew"
         )
-    if not whole:
+    trained_with_it = f"{names.projection}.weight" in weights.arrays
+    if trained_with_it and not (spec.projection and spec.feature_relu):
+        return (
+            "the file's classifier is left out, because fc_add and its ReLU lie before "
+            "it; config.model.projection=True and feature_relu=True take it over"
+        )
+    if anew:
+        without = " and ".join(f"{part}=False" for part in _OPTIONAL if part in anew)
         return (
             "the file's classifier is left out, because what lies before it is drawn "
-            "anew; config.model.projection=False takes both over"
+            f"anew; config.model.{without} takes it over"
         )
     return ""
 
