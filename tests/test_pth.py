@@ -1,5 +1,6 @@
 """A .pth file is unpickled by a process of its own: whatever it does, one line."""
 
+import argparse
 import contextlib
 import io
 import pickle
@@ -80,7 +81,8 @@ def test_the_command_ends_with_one_line(torch, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        f"blt-jax import: {path}: not read, it holds something else than arrays\n"
+        f"blt-jax import: {path}: not read, it holds something else than arrays: save "
+        "its state dict alone, torch.save(checkpoint['state_dict'], FILE)\n"
     )
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
@@ -146,7 +148,9 @@ def test_a_state_dict_alone_or_in_a_checkpoint(torch, tmp_path, monkeypatch, key
     state = {"a.weight": torch.ones(2), "a.num_batches_tracked": torch.tensor(3)}
     # The averaged ones go before the last ones.
     later = {} if key != "state_dict_ema" else {"model": {"b": torch.ones(1)}}
-    saved = {"epoch": 3, key: state, **later} if key else state
+    # As torchvision and timm save their options.
+    options = argparse.Namespace(lr=0.1, betas=(0.9, 0.95), resume=None)
+    saved = {"epoch": 3, "args": options, key: state, **later} if key else state
     torch.save(saved, tmp_path / "a.pth")
     out = tmp_path / "a.npz"
     assert pth_process.main(str(tmp_path / "a.pth"), str(out)) == 0

@@ -5,6 +5,7 @@ imports nothing of blt_jax, and what it writes are plain arrays. Where it refuse
 file, it prints one line that says why and ends with code 3.
 """
 
+import argparse
 import json
 import math
 import os
@@ -95,9 +96,15 @@ def _torch() -> Any:
 
 def _unpickle(torch: Any, source: str) -> Any:
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        # Training scripts of torchvision and timm save their options beside the
+        # weights, as this class, which only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise RefusedError("not read, it holds something else than arrays") from None
+        raise RefusedError(
+            "not read, it holds something else than arrays: save its state dict alone, "
+            "torch.save(checkpoint['state_dict'], FILE)"
+        ) from None
     except MemoryError:
         raise
     except Exception as error:
