@@ -9,12 +9,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from blt_jax import main
+from blt_jax.data.decode import open_picture
+from blt_jax.data.transforms import eval_crop
 from blt_jax.models.classifier import ModelSpec, build_model
 from blt_jax.training import export
 from blt_jax.training.checkpoint import save_model
@@ -87,9 +91,14 @@ def exported(checkpoint) -> tuple[Path, str]:
     return out, printed.getvalue()
 
 
+def documented() -> list[str]:
+    """The Python of the page."""
+    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
+
+
 def test_runs_without_blt_jax_as_documented(exported, trained) -> None:
     out, _ = exported
-    snippet = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)[0]
+    snippet = documented()[0]
     assert len([line for line in snippet.splitlines() if line]) == 6
     np.save(out.parent / "pixels.npy", PIXELS)
     code = (
@@ -111,6 +120,19 @@ def test_runs_without_blt_jax_as_documented(exported, trained) -> None:
         expected_probabilities(trained, PIXELS),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize(("resize", "size"), [(64, 64), (64, 56), (256, 224)])
+def test_images_are_prepared_as_documented(tmp_path, resize: int, size: int) -> None:
+    # Of 98 pixels, 64 / 98 times are 63.99...
+    pixels = np.random.default_rng(0).integers(0, 256, (131, 98, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    namespace: dict[str, Any] = {}
+    exec(documented()[1], namespace)
+    found = namespace["prepared"](tmp_path / "a.png", size, resize)
+    evaluated = eval_crop(image_size=size, resize=resize)
+    wanted = evaluated(open_picture(pixels, name="a"), np.random.default_rng(0))
+    np.testing.assert_allclose(found.astype(int), wanted, atol=1)
 
 
 def test_description_fits_the_model(exported) -> None:
