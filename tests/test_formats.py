@@ -135,3 +135,11 @@ def test_formats_that_cannot_be_read(tmp_path, monkeypatch):
         save_model(folder, arrays["params"], arrays["batch_stats"], meta)
         with pytest.raises(CheckpointError, match=f"format {version}, .*{message}"):
             load_meta(folder)
+
+
+@pytest.mark.parametrize("version", ["2", 2.0, True, float("inf"), None])
+def test_a_format_that_is_no_whole_number(tmp_path, monkeypatch, version):
+    monkeypatch.setattr(checkpoint, "FORMAT", version)
+    save_model(tmp_path / "a", {"head": {"w": np.ones(1)}}, {}, {})
+    with pytest.raises(DamagedCheckpointError, match="not a whole number"):
+        load_meta(tmp_path / "a")

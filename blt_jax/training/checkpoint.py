@@ -20,6 +20,7 @@ from blt_jax.exit_codes import ExitCode
 from blt_jax.training.digests import is_intact, leaf_digests, leaf_name, sealed, spec
 from blt_jax.training.formats import (
     FORMAT,
+    format_of,
     refusal,
     upgraded_arrays,
     upgraded_description,
@@ -94,8 +95,8 @@ def load_meta(folder: Path) -> dict[str, Any]:
         )
     try:
         meta = read_description(folder)
-        version = int(meta["format"])
-    except (UnreadableError, KeyError, ValueError, TypeError) as error:
+        version = format_of(meta)
+    except (UnreadableError, ValueError) as error:
         raise DamagedCheckpointError(
             f"{folder} is not a checkpoint of blt-jax, or is damaged "
             f"({short_reason(error)})"

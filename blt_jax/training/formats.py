@@ -33,6 +33,14 @@ class Upgrade(NamedTuple):
 UPGRADES: dict[int, Upgrade] = {}
 
 
+def format_of(meta: Mapping[str, Any]) -> int:
+    """The format that a description names; ValueError if it names none."""
+    version = meta.get("format")
+    if type(version) is not int:
+        raise ValueError(f"its format is {version!r}, not a whole number")
+    return version
+
+
 def refusal(version: int) -> str:
     """Why checkpoints of a format cannot be read; "": they can."""
     if version > FORMAT:
