@@ -80,8 +80,8 @@ def export_checkpoint(
             "which costs nothing"
         )
     model_file, description = _files(out)
-    # Traced for CPU: other devices run that as well as their own form, and not the
-    # other way round (see `models.convolution`; maps of 2x2 are ten times slower).
+    # Traced for CPU, which runs the form of other devices many times slower (see
+    # `models.layers.cpu_convolution`). What those lose by its form was not measured.
     with jax.default_device(_cpu()):
         classifier = _with_fixed_dtype(load(checkpoint))
         size, resize = _sizes(classifier, checkpoint, image_size)
