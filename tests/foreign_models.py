@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm with random weights, to import and compare with."""
+"""Weights of torchvision, timm and the released code, random ones, to import."""
 
 import importlib
 from pathlib import Path
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from blt_jax.models.classifier import ModelSpec, build_model
 from blt_jax.models.foreign.names import FOREIGN_NAMES
 from blt_jax.training.imports import import_weights
 from blt_jax.training.inference import load
@@ -74,6 +75,48 @@ def random_model(backbone: str, program: str) -> Any:
         head = model.get_submodule(FOREIGN_NAMES[backbone][program].heads["linear"])
         head.weight *= 3 / model(torch.randn(8, 3, size, size)).std()
     return model
+
+
+def made_up_arrays(
+    backbone: str, program: str, *, classes: int | None = None
+) -> dict[str, np.ndarray]:
+    """A file's arrays from our shapes, kernels in PyTorch's order of axes; no PyTorch.
+
+    classes: of a classifier; None: there is none.
+    """
+    names = FOREIGN_NAMES[backbone][program]
+    head, layer = next(iter(names.heads.items()))
+    spec = ModelSpec(
+        backbone=backbone,
+        num_classes=classes or 1,
+        head=head,
+        projection=bool(names.projection),
+    )
+    shapes = jax.eval_shape(build_model(spec).init, jax.random.key(0))
+    leaves = {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    }
+    rng = np.random.default_rng(0)
+    result = {}
+    for place, leaf in jax.tree.leaves_with_path(shapes):
+        group, *keys = (entry.key for entry in place[1:])
+        keys[-1] = leaves.get(keys[-1], keys[-1])
+        if group == "backbone":
+            fc_add = keys[0] == "projection"
+            name = f"{names.projection}.{keys[-1]}" if fc_add else ""
+            name = name or names.backbone(".".join(keys))
+        elif classes is not None:
+            name = f"{layer}.{keys[-1]}"
+        else:
+            continue
+        shape = leaf.shape[::-1]
+        if len(shape) == 4:
+            shape = (*shape[:2], *leaf.shape[:2])
+        result[name] = rng.random(shape, np.float32)
+    return result
 
 
 def save(model: Any, path: Path) -> Path:

@@ -4,13 +4,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from foreign_models import made_up_arrays
 from PIL import Image
 
 from blt_jax.models import ModelSpec, build_model
 from blt_jax.models.foreign.array_files import ForeignCheckpointError
 from blt_jax.models.foreign.files import ForeignWeights, read_weights
 from blt_jax.models.foreign.importers import classes_of, convert
-from blt_jax.models.foreign.names import FOREIGN_NAMES
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -341,32 +341,8 @@ def test_the_layer_of_a_plain_classifier_of_the_released_code(save):
     np.testing.assert_array_equal(head["bias"], bias.astype(np.float32))
 
 
-def arrays_of(backbone, program, rng):
-    """A file's arrays, made from our shapes: kernels in PyTorch's order of axes."""
-    names = FOREIGN_NAMES[backbone][program]
-    model = build_model(ModelSpec(backbone=backbone, num_classes=3, projection=False))
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    leaves = {
-        "kernel": "weight",
-        "scale": "weight",
-        "mean": "running_mean",
-        "var": "running_var",
-    }
-    result = {}
-    for place, leaf in jax.tree.leaves_with_path(shapes):
-        keys = [entry.key for entry in place[1:]]
-        if keys[0] == "backbone":
-            shape = leaf.shape
-            if keys[-1] == "kernel":
-                shape = (shape[3], shape[2], *shape[:2])
-            name = ".".join((*keys[1:-1], leaves.get(keys[-1], keys[-1])))
-            result[names.backbone(name)] = rng.random(shape, np.float32)
-    return result
-
-
 def test_a_backbone_alone_becomes_a_backbone_with_a_new_head(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = arrays_of("resnet18", "torchvision", rng)
+    arrays = made_up_arrays("resnet18", "torchvision")
     np.savez(tmp_path / "a.npz", **arrays)
     spec = {"backbone": "resnet18", "num_classes": 5}
     imported, _ = converted(tmp_path / "a.npz", **spec)

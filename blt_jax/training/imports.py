@@ -19,7 +19,7 @@ from blt_jax.models.foreign.files import ForeignWeights, read_weights
 from blt_jax.models.foreign.importers import classes_of, convert
 from blt_jax.models.foreign.names import backbone_called
 from blt_jax.models.foreign.report import Report
-from blt_jax.training.checkpoint import save_model
+from blt_jax.training.checkpoint import CheckpointError, save_model
 from blt_jax.training.setup import model_meta, model_spec, read_dataset
 
 _BACKBONE = "--config.model.backbone"
@@ -42,9 +42,11 @@ def import_weights(
 
     Mean and std are those of a folder's config.json, else the configured ones; what
     `overrides` say goes before both. Raises ConfigError when the backbone is not told,
-    or is not what the folder says, and ValueError for a file that is not one of the
-    network's.
+    or is not what the folder says, CheckpointError where `out` exists, and ValueError
+    for a file that is not one of the network's.
     """
+    if out.exists():  # said before minutes of reading, not after
+        raise CheckpointError(f"{out} exists already: give another --out")
     weights = read_weights(file)
     changes: dict[str, Any] = {
         f"data.{name}": value
