@@ -11,6 +11,7 @@ from blt_jax.models import ModelSpec, build_model
 from blt_jax.models.foreign.array_files import ForeignCheckpointError
 from blt_jax.models.foreign.files import ForeignWeights, read_weights
 from blt_jax.models.foreign.importers import classes_of, convert
+from blt_jax.models.foreign.report import Report
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -311,6 +312,16 @@ def test_a_classifier_comes_only_with_what_it_was_trained_behind(save, spec, rem
     assert "head.kernel" in report.drawn
     assert report.notes[0].startswith("the file's classifier is left out, because ")
     assert report.notes[0].endswith(remedy)
+
+
+def test_the_checkpoint_keeps_every_name_and_eight_are_printed():
+    unused = tuple(f"{number:02}" + 100 * "x" for number in range(20))
+    report = Report("timm", "resnet18", 0, 0, (), unused, ())
+    kept = report.summary()["unused"]
+    assert [name[:2] for name in kept] == [name[:2] for name in unused]
+    assert max(map(len, kept)) == 80
+    assert "07x" in report.lines()[2] and "08x" not in report.lines()[2]
+    assert report.lines()[2].endswith(" and 12 more")
 
 
 @pytest.mark.parametrize("released", [True, False])

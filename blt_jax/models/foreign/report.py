@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from blt_jax.models.foreign.array_files import one_line
 
-_SHOWN = 8  # names of a list
+_SHOWN = 8  # names of a list that is printed
 
 
 class Report(NamedTuple):
@@ -46,7 +46,7 @@ class Report(NamedTuple):
         return {
             **self._asdict(),
             "drawn": list(self.drawn),
-            "unused": [one_line(name, 80) for name in self.unused[:_SHOWN]],
+            "unused": [one_line(name, 80) for name in self.unused],
             "notes": list(self.notes),
         }
 
