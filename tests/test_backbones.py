@@ -20,7 +20,6 @@ from blt_jax.models import BACKBONES, ModelSpec, build_model
 from blt_jax.models.backbones.resnet import GroupedBottleneck, ResNet
 from blt_jax.reports.backbones import (
     PUBLISHED,
-    SMALLEST,
     abstract_backbone,
     main,
     measure,
@@ -35,6 +34,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "backbones.md"
 NAMES = tuple(BACKBONES)
 GROUPED = "grouped"  # what ResNeXt is made of, but two blocks: it compiles in a moment
 QUICK = ("resnet10_narrow", "cifar_resnet20", "vit_s16", GROUPED)
+# Pixels of a side, of those that do not take one.
+SMALLEST = {"vgg16": 32, "densenet121": 32, "inception_v3": 75, "convnext_tiny": 32}
 CLASSES, BATCH = 4, 6
 # Of numbers that are some tens at most, after many layers in float32.
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
@@ -103,14 +104,21 @@ def test_sizes_and_costs_are_the_published_ones(name):
 @each
 def test_features_of_any_image_size_and_number(name):
     definition, state = abstract_backbone(name)
-    smallest = SMALLEST.get(name, 32)
+    size = SMALLEST.get(name, 1)
     # Any number of them too, as `export` has it.
     (n,) = jax.export.symbolic_shape("n")
-    # Square images of two sizes are among what is measured above.
-    x = jax.ShapeDtypeStruct((n, smallest, smallest + 45, 3), jnp.float32)
-    features = jax.eval_shape(lambda s, x: nnx.merge(definition, s)(x), state, x)
-    assert features.shape == (n, measure(name).features)
-    assert features.dtype == jnp.float32
+
+    def features(height):
+        # Square images of two sizes are among what is measured above.
+        x = jax.ShapeDtypeStruct((n, height, size + 45, 3), jnp.float32)
+        return jax.eval_shape(lambda s, x: nnx.merge(definition, s)(x), state, x)
+
+    found = features(size)
+    assert found.shape == (n, measure(name).features)
+    assert found.dtype == jnp.float32
+    message = f"takes images of {size} px and more, not {size - 1}x{size + 45}: enlarge"
+    with pytest.raises(ValueError, match=message):
+        features(size - 1)
 
 
 def test_the_page_is_made_from_the_backbones(monkeypatch):

@@ -77,8 +77,6 @@ PUBLISHED: dict[str, Published] = {
     ),
     "convnext_tiny": Published(1000, 28_589_128, 1, 4.456, 224, _TORCHVISION),
 }
-# Smallest images, pixels a side, of those that take none of 32.
-SMALLEST: dict[str, int] = {"inception_v3": 75}
 
 
 class Measured(NamedTuple):
@@ -112,9 +110,9 @@ def measure(name: str) -> Measured:
     """
     published = PUBLISHED.get(name)
     classes, size = (published.classes, published.size) if published else (1000, 224)
-    small_size = SMALLEST.get(name, 32)
     definition, state = abstract_backbone(name)
-    features = nnx.merge(definition, state).num_features
+    backbone = nnx.merge(definition, state)
+    features, small_size = backbone.num_features, max(32, backbone.smallest_image)
 
     def gflops(size: int) -> float:
         image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

@@ -1,8 +1,8 @@
 """All backbones by name.
 
 Each is called with `projection`, `feature_relu`, `remat`, `dtype`, `param_dtype` and
-`rngs`, and maps normalised images [n, H, W, 3] of any size and an optional mask [n] to
-features [n, num_features].
+`rngs`, and maps normalised images [n, H, W, 3], of any size from `smallest_image` on,
+and an optional mask [n] to features [n, num_features].
 """
 
 from collections.abc import Callable

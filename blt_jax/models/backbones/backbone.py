@@ -18,6 +18,8 @@ class Backbone(nnx.Module):
     them; blocks are called through `self.remat`.
     """
 
+    smallest_image = 1  # px, of the shorter side
+
     def __init__(
         self,
         *layout: Any,
@@ -79,5 +81,12 @@ class Backbone(nnx.Module):
         Raises:
           ValueError: the images are smaller than the network takes.
         """
+        height, width = images.shape[1:3]
+        if min(height, width) < self.smallest_image:
+            raise ValueError(
+                f"{type(self).__name__} takes images of {self.smallest_image} px and "
+                f"more, not {height}x{width}: enlarge them, or take another "
+                "model.backbone"
+            )
         x = self.pooled(images.astype(self.dtype), mask)
         return x if self.projection is None else self.projection(x)

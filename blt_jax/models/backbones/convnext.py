@@ -17,7 +17,6 @@ from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kerne
 from blt_jax.models.layers.patches import PatchConv
 from blt_jax.models.layers.pooling import average_over_pixels
 
-SMALLEST_IMAGE = 32  # px
 _LAYER_SCALE = 1e-6
 _DEVIATION = 0.02
 _EPSILON = 1e-6
@@ -66,6 +65,8 @@ class _Downsample(nnx.Module):
 class ConvNeXt(Backbone):
     """Stem, stages of blocks, average pooling, normalisation, projection."""
 
+    smallest_image = 32
+
     def make_layers(
         self,
         stage_sizes: tuple[int, ...],
@@ -98,14 +99,8 @@ class ConvNeXt(Backbone):
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Average over the map [n, F] of images of 32 px and more."""
+        """Average over the map [n, F]."""
         del mask  # rows do not depend on each other
-        height, width = x.shape[1:3]
-        if min(height, width) < SMALLEST_IMAGE:
-            raise ValueError(
-                f"ConvNeXt takes images of {SMALLEST_IMAGE} px and more, not"
-                f" {height}x{width}: enlarge them, or take another model.backbone"
-            )
         x = self.stem_norm(self.stem_conv(x))
         for name in self.block_names:
             x = self.remat(self.blocks[name], x)
@@ -113,7 +108,7 @@ class ConvNeXt(Backbone):
 
 
 def convnext_tiny(**options: Any) -> ConvNeXt:
-    """ConvNeXt-T, made for 224 px; the smallest image is one of 32 px."""
+    """ConvNeXt-T, made for 224 px."""
     return ConvNeXt((3, 3, 9, 3), 96, **options)
 
 

@@ -1,7 +1,6 @@
 """DenseNet-121, after Huang et al. 2017 (arXiv:1608.06993).
 
-Layers and their order are those of torchvision. Global average pooling takes any image
-size from 32 px on.
+Layers and their order are those of torchvision.
 """
 
 import math
@@ -60,6 +59,8 @@ class _Transition(nnx.Module):
 class DenseNet(Backbone):
     """Stem, blocks of layers with transitions between, average pooling, projection."""
 
+    smallest_image = 32
+
     def make_layers(self, block_sizes: tuple[int, ...], **types: Any) -> int:
         """Make the layers; block_sizes: how many each block has."""
         self.block_sizes = block_sizes
@@ -85,7 +86,7 @@ class DenseNet(Backbone):
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Average over the map [n, F] of images of 32 px and more."""
+        """Average over the map [n, F]."""
         x = max_pool(nnx.relu(self.stem_norm.normalise(self.stem_conv(x), mask)))
         for block, size in enumerate(self.block_sizes, start=1):
             if block > 1:

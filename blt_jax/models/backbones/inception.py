@@ -16,7 +16,6 @@ from blt_jax.models.layers.conv_norm import ConvNorm
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels, average_pool, max_pool
 
-SMALLEST_IMAGE = 75  # px
 _DEVIATION = 0.1
 _EPSILON = 1e-3
 
@@ -143,6 +142,8 @@ class _Block(nnx.Module):
 class Inception(Backbone):
     """Stem, eleven blocks, average pooling, projection."""
 
+    smallest_image = 75
+
     def make_layers(self, **types: Any) -> int:
         """Make stem and blocks."""
         layer_types = {**types, "norm": {"epsilon": _EPSILON}}
@@ -163,13 +164,7 @@ class Inception(Backbone):
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Average over the map [n, 2048] of images of 75 px and more."""
-        height, width = x.shape[1:3]
-        if min(height, width) < SMALLEST_IMAGE:
-            raise ValueError(
-                f"Inception v3 takes images of {SMALLEST_IMAGE} px and more, not"
-                f" {height}x{width}: enlarge them, or take another model.backbone"
-            )
+        """Average over the map [n, 2048]."""
         x = self.conv_1a(x, mask)
         x = max_pool(self.conv_2b(self.conv_2a(x, mask), mask), padding=0)
         x = max_pool(self.conv_4a(self.conv_3b(x, mask), mask), padding=0)
@@ -179,7 +174,7 @@ class Inception(Backbone):
 
 
 def inception_v3(**options: Any) -> Inception:
-    """Inception v3, made for 299 px; the smallest image is one of 75 px."""
+    """Inception v3, made for 299 px."""
     return Inception(**options)
 
 

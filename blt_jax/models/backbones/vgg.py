@@ -2,7 +2,7 @@
 
 Layers and their order are those of torchvision: no batch normalisation, pooling to 7x7
 from any image size, two hidden layers of 4096. Their dropout is left out: no backbone
-draws random numbers in a step. Images have 32 px or more a side.
+draws random numbers in a step.
 """
 
 import math
@@ -41,6 +41,8 @@ class _Stage(nnx.Module):
 class VGG(Backbone):
     """Five stages, pooling to 7x7, two hidden layers, projection."""
 
+    smallest_image = 32
+
     def make_layers(self, **types: Any) -> int:
         """Make five stages and two hidden layers."""
         stages = {}
@@ -57,7 +59,7 @@ class VGG(Backbone):
         )
         convolutions = [getattr(s, name) for s in stages.values() for name in s.names]
         kernels = [layer.kernel for layer in convolutions]
-        # He et al. 2015 with the fan-out; 0.01 for the hidden layers, as in the paper.
+        # He et al. 2015 with the fan-out; 0.01 for the hidden layers, as torchvision.
         deviations = [
             math.sqrt(2 / (height * width * out))
             for height, width, _, out in (kernel.shape for kernel in kernels)
@@ -67,7 +69,7 @@ class VGG(Backbone):
         return _HIDDEN
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-        """Two hidden layers' features [n, 4096] of images of 32 px and more."""
+        """Two hidden layers' features [n, 4096]."""
         del mask  # rows do not depend on each other
         for name in self.stage_names:
             x = self.remat(self.blocks[name], x)

@@ -1,7 +1,8 @@
 """ViT-S/16, after Dosovitskiy et al. 2021 (arXiv:2010.11929) and Touvron et al. 2021.
 
 Layers and their order are those of timm's vit_small_patch16_224, and so are the initial
-weights but for the class token, which starts at zero. Features are the class token's;
+weights but for the class token, which starts at zero, and the kernel of the patches,
+which PyTorch draws uniformly and we as all others. Features are the class token's;
 there is no batch normalisation. Images of any size: one whose sides are no multiples
 of 16 is filled up with zeros at the right and the bottom, and position embeddings are
 of 14 x 14 patches and interpolated (bicubic) to other maps.
