@@ -9,7 +9,7 @@ convolution) not.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
@@ -17,27 +17,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 _LOOPS = ("while", "scan")
 
 
-class Flops(NamedTuple):
-    """What a function costs, with what is known of its loops."""
-
-    total: int  # body of an unbounded loop counted once
-    unbounded: int  # of `total`: what runs once for each turn of such a loop
-
-
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
-    """Floating-point operations of one call; see `flops` for what is counted.
-
-    Of a `while_loop` one turn is counted, whatever its number of turns; `flops` tells
-    how much that is.
-    """
-    return flops(function, *args).total
-
-
-def flops(function: Callable[..., Any], *args: Any) -> Flops:
-    """Count a function's operations without compiling or running it.
+    """Floating-point operations of one call, without compiling or running it.
 
     Goes into jit, custom derivatives, remat, shard_map (times the devices), scan
-    (times its length) and cond (its dearest branch).
+    (times its length), cond (its dearest branch) and while_loop, of which one turn is
+    counted, whatever their number.
 
     Args:
       function: of arrays, traceable by JAX.
@@ -47,7 +32,7 @@ def flops(function: Callable[..., Any], *args: Any) -> Flops:
     return _count(jaxpr, [True] * len(jaxpr.outvars))
 
 
-def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> Flops:
+def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> int:
     """Count what the wanted outputs need.
 
     The compiler drops the rest: above all weight gradients, which come with every
@@ -58,26 +43,24 @@ def _count(jaxpr: Jaxpr, wanted: Sequence[bool]) -> Flops:
         for var, want in zip(jaxpr.outvars, wanted, strict=True)
         if want and isinstance(var, Var)
     }
-    total = unbounded = 0
+    total = 0
     for equation in reversed(jaxpr.eqns):
         outputs = [var in needed for var in equation.outvars]
         if not any(outputs):
             continue
         needed.update(var for var in equation.invars if isinstance(var, Var))
-        cost = _equation(equation, outputs)
-        total += cost.total
-        unbounded += cost.unbounded
-    return Flops(total, unbounded)
+        total += _equation(equation, outputs)
+    return total
 
 
-def _equation(equation: Any, outputs: list[bool]) -> Flops:
+def _equation(equation: Any, outputs: list[bool]) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "conv_general_dilated":
-        return Flops(_convolution(equation), 0)
+        return _convolution(equation)
     if name == "dot_general":
-        return Flops(_dot(equation), 0)
+        return _dot(equation)
     if params.get("name") in _DEPTHWISE:
-        return Flops(_DEPTHWISE[params["name"]](equation), 0)
+        return _DEPTHWISE[params["name"]](equation)
     inner = []
     for jaxpr in _inner(params):
         # What a turn of a loop gives may be needed by the next turn.
@@ -85,12 +68,7 @@ def _equation(equation: Any, outputs: list[bool]) -> Flops:
         inner.append(_count(jaxpr, outputs if same else [True] * len(jaxpr.outvars)))
     if name == "cond":
         return max(inner)
-    times = _times(name, params)
-    total = times * sum(cost.total for cost in inner)
-    # All of a while_loop is uncertain, so nothing in it is added twice.
-    if name == "while":
-        return Flops(total, total)
-    return Flops(total, times * sum(cost.unbounded for cost in inner))
+    return _times(name, params) * sum(inner)
 
 
 def _times(name: str, params: dict[str, Any]) -> int:

@@ -105,7 +105,7 @@ def measure(name: str) -> Measured:
     """Count a backbone's parameters and its operations on an image.
 
     The large image is that of the published numbers, else of 224 px; the small one of
-    32 px, or the smallest that it takes. `flops.flops` says what counts: two
+    32 px, or the smallest that it takes. `count_flops` says what counts: two
     operations for each multiply-add.
     """
     published = PUBLISHED.get(name)
