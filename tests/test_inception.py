@@ -28,7 +28,9 @@ def test_names_are_those_of_torchvision():
 
 @pytest.mark.slow
 def test_names_are_those_of_timm():
-    assert_names_match(NAME, network("meta", program="timm"), inception.timm_name)
+    assert_names_match(
+        NAME, network("meta", program="timm"), inception.torchvision_name
+    )
 
 
 @pytest.mark.slow

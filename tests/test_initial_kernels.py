@@ -8,6 +8,7 @@ from blt_jax.models.layers.conv_norm import ConvNorm
 from blt_jax.models.layers.initial_kernels import (
     draw_kernels,
     draw_normal,
+    he_deviations,
     layers_with_kernels,
 )
 
@@ -49,3 +50,19 @@ def test_given_deviations():
     draw_normal(params, [0.02, 3.0], jax.random.key(1))
     assert np.std(params[0][...]) == pytest.approx(0.02, rel=0.1)
     assert np.std(params[1][...]) == pytest.approx(3.0, rel=0.1)
+    draw_normal(params, 0.5, jax.random.key(1))
+    for param in params:
+        assert np.std(param[...]) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("fan", "wanted"), [("out", (25, 9 * 128, 128)), ("in", (25, 9 * 64, 8))]
+)
+def test_the_fan_is_that_of_one_group(fan, wanted):
+    layers = [
+        layer(512, 512, size=5, groups=512),
+        layer(64, 128, size=3),
+        layer(8, 128, size=1),
+    ]
+    found = he_deviations([one.conv for one in layers], fan=fan)
+    assert found == [pytest.approx((2 / one) ** 0.5) for one in wanted]

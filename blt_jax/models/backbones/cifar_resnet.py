@@ -6,7 +6,6 @@ half of them on either side, as most code for long-tailed CIFAR does; the paper 
 say where. Global average pooling takes any image size.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from flax import nnx
 from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.batch_norm import BatchNorm
 from blt_jax.models.layers.conv_layer import conv_layer
-from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
+from blt_jax.models.layers.initial_kernels import draw_kernels, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels
 
 _CHANNELS = (16, 32, 64)
@@ -63,9 +62,7 @@ class CifarResNet(Backbone):
         self.block_names = tuple(blocks)
         self.blocks = nnx.Dict(blocks)
         # He et al. 2015 with the fan-in, as the paper.
-        kernels = [layer.kernel for layer in layers_with_kernels(self)]
-        deviations = [math.sqrt(2 / math.prod(one.shape[:-1])) for one in kernels]
-        draw_normal(kernels, deviations, types["rngs"].params())
+        draw_kernels(layers_with_kernels(self), types["rngs"].params(), fan="in")
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from blt_jax.models.backbones.backbone import Backbone
-from blt_jax.models.layers.convolution import convolution
+from blt_jax.models.layers.conv_layer import conv_layer
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
 from blt_jax.models.layers.patches import PatchConv
 from blt_jax.models.layers.pooling import average_over_pixels
@@ -26,15 +26,8 @@ class _Block(nnx.Module):
     """7x7 depthwise, normalisation and two linear layers, scaled and added."""
 
     def __init__(self, features: int, **types: Any):
-        self.depthwise = nnx.Conv(
-            features,
-            features,
-            (7, 7),
-            padding=[(3, 3), (3, 3)],
-            feature_group_count=features,
-            kernel_init=nnx.initializers.zeros,
-            conv_general_dilated=convolution,
-            **types,
+        self.depthwise = conv_layer(
+            features, features, size=7, groups=features, bias=True, **types
         )
         self.norm = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
         zeros = nnx.initializers.zeros  # until draw_normal
@@ -95,7 +88,7 @@ class ConvNeXt(Backbone):
         self.blocks = nnx.Dict(blocks)
         self.norm = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
         kernels = [layer.kernel for layer in layers_with_kernels(self)]
-        draw_normal(kernels, [_DEVIATION] * len(kernels), types["rngs"].params())
+        draw_normal(kernels, _DEVIATION, types["rngs"].params())
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -3,7 +3,6 @@
 Layers and their order are those of torchvision.
 """
 
-import math
 import re
 from typing import Any
 
@@ -14,7 +13,7 @@ from flax import nnx
 from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.batch_norm import BatchNorm
 from blt_jax.models.layers.conv_layer import conv_layer
-from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
+from blt_jax.models.layers.initial_kernels import draw_kernels, layers_with_kernels
 from blt_jax.models.layers.pooling import average_over_pixels, halve_by_mean, max_pool
 
 _STEM = 64
@@ -80,9 +79,7 @@ class DenseNet(Backbone):
         self.transitions = nnx.Dict(transitions)
         self.last_norm = BatchNorm(features, **types)
         # He et al. 2015 with the fan-in, as torchvision.
-        kernels = [one.kernel for one in layers_with_kernels(self)]
-        deviations = [math.sqrt(2 / math.prod(one.shape[:-1])) for one in kernels]
-        draw_normal(kernels, deviations, types["rngs"].params())
+        draw_kernels(layers_with_kernels(self), types["rngs"].params(), fan="in")
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:

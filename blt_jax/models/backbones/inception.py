@@ -160,7 +160,7 @@ class Inception(Backbone):
         self.block_names = tuple(blocks)
         self.blocks = nnx.Dict(blocks)
         kernels = [layer.kernel for layer in layers_with_kernels(self)]
-        draw_normal(kernels, [_DEVIATION] * len(kernels), types["rngs"].params())
+        draw_normal(kernels, _DEVIATION, types["rngs"].params())
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -187,6 +187,3 @@ def torchvision_name(name: str) -> str:
         place = first.removeprefix("conv_")
         first = f"Conv2d_{place}_{sizes[place]}"
     return f"{first}.{rest.replace('norm.', 'bn.')}"
-
-
-timm_name = torchvision_name

@@ -156,21 +156,17 @@ class ResNet(Backbone):
         self.stem_norm = BatchNorm(width, **types)
         # Names, not a list: the keys of a list are integers, which JSON and
         # checkpoints turn into strings.
-        self.block_names = tuple(
-            f"stage{stage}_block{block}"
-            for stage, size in enumerate(stage_sizes, start=1)
-            for block in range(1, size + 1)
-        )
         blocks = {}
         features = width
-        for name in self.block_names:
-            stage = int(name[len("stage") : name.index("_")])
-            first = name.endswith("_block1")
+        for stage, size in enumerate(stage_sizes, start=1):
             channels = width * 2 ** (stage - 1)
-            blocks[name] = block(
-                features, channels, stride=2 if first and stage > 1 else 1, **types
-            )
-            features = block.expansion * channels
+            for number in range(1, size + 1):
+                stride = 2 if stage > 1 and number == 1 else 1
+                blocks[f"stage{stage}_block{number}"] = block(
+                    features, channels, stride=stride, **types
+                )
+                features = block.expansion * channels
+        self.block_names = tuple(blocks)
         self.blocks = nnx.Dict(blocks)
         convolutions = [self.stem_conv]
         for one in blocks.values():

@@ -5,7 +5,6 @@ from any image size, two hidden layers of 4096. Their dropout is left out: no ba
 draws random numbers in a step.
 """
 
-import math
 import re
 from typing import Any
 
@@ -14,7 +13,11 @@ from flax import nnx
 
 from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.conv_layer import conv_layer
-from blt_jax.models.layers.initial_kernels import draw_normal
+from blt_jax.models.layers.initial_kernels import (
+    draw_normal,
+    he_deviations,
+    layers_with_kernels,
+)
 from blt_jax.models.layers.pooling import adaptive_average_pool, halve_by_maximum
 
 _STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))  # convolutions, channels
@@ -57,15 +60,12 @@ class VGG(Backbone):
             nnx.Linear(inputs, _HIDDEN, kernel_init=zeros, **types)
             for inputs in (features * _POOLED**2, _HIDDEN)
         )
-        convolutions = [getattr(s, name) for s in stages.values() for name in s.names]
-        kernels = [layer.kernel for layer in convolutions]
-        # He et al. 2015 with the fan-out; 0.01 for the hidden layers, as torchvision.
-        deviations = [
-            math.sqrt(2 / (height * width * out))
-            for height, width, _, out in (kernel.shape for kernel in kernels)
-        ]
-        kernels += [self.hidden1.kernel, self.hidden2.kernel]
-        draw_normal(kernels, [*deviations, 0.01, 0.01], types["rngs"].params())
+        convolutions = layers_with_kernels(self.blocks)
+        layers = (*convolutions, self.hidden1, self.hidden2)
+        kernels = [layer.kernel for layer in layers]
+        # As torchvision's.
+        deviations = [*he_deviations(convolutions, fan="out"), 0.01, 0.01]
+        draw_normal(kernels, deviations, types["rngs"].params())
         return _HIDDEN
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from blt_jax.models.backbones.backbone import Backbone
 from blt_jax.models.layers.initial_kernels import draw_normal, layers_with_kernels
@@ -29,13 +28,15 @@ class _Block(nnx.Module):
     """Self-attention and two linear layers, each added to what it normalises."""
 
     def __init__(self, features: int, *, heads: int, **types: Any):
+        zeros = nnx.initializers.zeros  # until draw_normal
+        linear = {"kernel_init": zeros, **types}
         self.heads = heads
         self.norm1 = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
-        self.qkv = _linear(features, 3 * features, **types)
-        self.attended = _linear(features, features, **types)
+        self.qkv = nnx.Linear(features, 3 * features, **linear)
+        self.attended = nnx.Linear(features, features, **linear)
         self.norm2 = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
-        self.fc1 = _linear(features, 4 * features, **types)
-        self.fc2 = _linear(4 * features, features, **types)
+        self.fc1 = nnx.Linear(features, 4 * features, **linear)
+        self.fc2 = nnx.Linear(4 * features, features, **linear)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map tokens [n, t, features] to the same shape."""
@@ -78,7 +79,7 @@ class ViT(Backbone):
         self.norm = nnx.LayerNorm(features, epsilon=_EPSILON, **types)
         drawn = [layer.kernel for layer in layers_with_kernels(self)]
         drawn.append(self.position_embedding)
-        draw_normal(drawn, [_DEVIATION] * len(drawn), types["rngs"].params())
+        draw_normal(drawn, _DEVIATION, types["rngs"].params())
         return features
 
     def pooled(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -123,24 +124,6 @@ def _attend(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array
     )
     weights = jax.nn.softmax(logits * queries.shape[-1] ** -0.5, axis=-1)
     return jnp.einsum("nhqk,nkhc->nqhc", weights.astype(values.dtype), values)
-
-
-def _linear(
-    in_features: int,
-    features: int,
-    *,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Linear:
-    return nnx.Linear(
-        in_features,
-        features,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        kernel_init=nnx.initializers.zeros,  # until draw_normal
-        rngs=rngs,
-    )
 
 
 def timm_name(name: str) -> str:

@@ -119,7 +119,7 @@ FOREIGN_NAMES: dict[str, dict[str, Names]] = {
         ),
         # Of its weights, those of torchvision (tv_in1k) have the extras too.
         "timm": _library(
-            "inception_v3", inception.timm_name, "fc", extras=("AuxLogits.",)
+            "inception_v3", inception.torchvision_name, "fc", extras=("AuxLogits.",)
         ),
     },
     "vit_s16": {"timm": _library("vit_small_patch16_224", vit.timm_name, "head")},

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from blt_jax.models.layers.batch_norm import BatchNorm
-from blt_jax.models.layers.convolution import convolution
+from blt_jax.models.layers.conv_layer import conv_layer
 
 
 class ConvNorm(nnx.Module):
@@ -34,9 +34,9 @@ class ConvNorm(nnx.Module):
         Args:
           in_features: channels of the input.
           features: channels of the result.
-          size: height and width of the kernel, both odd.
+          size: as `conv_layer` takes it, and so the next three.
           stride: of the convolution.
-          pad: with half the kernel's size of zeros; False: not at all.
+          pad: whether there are zeros around.
           groups: of channels that do not mix.
           activation: applied last; None for none.
           norm: epsilon and momentum of the normalisation, where not the defaults.
@@ -44,22 +44,21 @@ class ConvNorm(nnx.Module):
           param_dtype: of kernel and normalisation.
           rngs: not drawn from.
         """
-        sizes = (size, size) if isinstance(size, int) else size
-        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-        self.conv = nnx.Conv(
+        types: dict[str, Any] = {
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "rngs": rngs,
+        }
+        self.conv = conv_layer(
             in_features,
             features,
-            sizes,
-            strides=stride,
-            padding=[(k // 2, k // 2) if pad else (0, 0) for k in sizes],
-            feature_group_count=groups,
-            use_bias=False,
-            kernel_init=nnx.initializers.zeros,
-            conv_general_dilated=convolution,
-            rngs=rngs,
+            size=size,
+            stride=stride,
+            pad=pad,
+            groups=groups,
             **types,
         )
-        self.norm = BatchNorm(features, **(norm or {}), **types, rngs=rngs)
+        self.norm = BatchNorm(features, **(norm or {}), **types)
         self.activation = activation
 
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:

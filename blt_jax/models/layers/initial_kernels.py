@@ -7,7 +7,7 @@ has up to a few hundred kernels.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,16 @@ from flax import nnx
 
 
 def draw_normal(
-    params: Sequence[nnx.Param[Any]], deviations: Sequence[float], key: jax.Array
+    params: Sequence[nnx.Param[Any]],
+    deviations: float | Sequence[float],
+    key: jax.Array,
 ) -> None:
-    """Set params of one dtype to normal numbers, each with its standard deviation."""
+    """Set params of one dtype to normal numbers.
+
+    deviations: the standard deviation of each; or one number, of all.
+    """
+    if isinstance(deviations, float):
+        deviations = [deviations] * len(params)
     shapes = [param.shape for param in params]
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
     noise = jax.random.normal(key, (ends[-1],), params[0].dtype)
@@ -28,18 +35,26 @@ def draw_normal(
         param[...] = deviation * part.reshape(shape)
 
 
-def draw_kernels(convolutions: Sequence[Any], key: jax.Array) -> None:
-    """Set all kernels to normal numbers of variance 2 / fan-out (He et al. 2015).
+def he_deviations(layers: Sequence[Any], *, fan: Literal["in", "out"]) -> list[float]:
+    """Standard deviation of each layer's kernel: that of variance 2 / fan (He 2015).
 
-    The fan-out of a grouped convolution is that of one group.
+    The fan of a grouped convolution is that of one group.
     """
-    deviations = []
-    for conv in convolutions:
-        height, width, _, features = conv.kernel.shape
-        groups = getattr(conv, "feature_group_count", 1)
-        fan_out = height * width * features // groups
-        deviations.append(math.sqrt(2 / fan_out))
-    draw_normal([conv.kernel for conv in convolutions], deviations, key)
+    fans = []
+    for layer in layers:
+        *taps, channels, features = layer.kernel.shape
+        if fan == "out":
+            channels = features // getattr(layer, "feature_group_count", 1)
+        fans.append(math.prod(taps) * channels)
+    return [math.sqrt(2 / one) for one in fans]
+
+
+def draw_kernels(
+    layers: Sequence[Any], key: jax.Array, *, fan: Literal["in", "out"] = "out"
+) -> None:
+    """Set all kernels to normal numbers with `he_deviations`."""
+    kernels = [layer.kernel for layer in layers]
+    draw_normal(kernels, he_deviations(layers, fan=fan), key)
 
 
 def layers_with_kernels(module: nnx.Module) -> list[Any]:
