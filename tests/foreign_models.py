@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from blt_jax.models.classifier import ModelSpec, build_model
+from blt_jax.models.foreign.files import ForeignWeights
+from blt_jax.models.foreign.importers import convert
 from blt_jax.models.foreign.names import FOREIGN_NAMES
 from blt_jax.training.imports import import_weights
 from blt_jax.training.inference import load
@@ -45,22 +47,67 @@ def library(program: str) -> Any:
         return pytest.importorskip(program, reason=reason)
 
 
-def random_model(backbone: str, program: str) -> Any:
-    """The library's network in evaluation mode; its statistics are random too."""
+def network(backbone: str, program: str, device: str = "cpu", **options: Any) -> Any:
+    """The library's network for CLASSES classes in evaluation mode.
+
+    device: "meta" for shapes alone; options: of the library.
+    """
     module = library(program)
     import torch
 
     torch.manual_seed(0)
     name = FOREIGN_NAMES[backbone][program].model
-    if program == "torchvision":
-        model = module.models.get_model(name, weights=None, num_classes=CLASSES)
-    else:
-        model = module.create_model(name, num_classes=CLASSES)
-    model.eval()
+    with torch.device(device):
+        if program == "torchvision":
+            options = {"weights": None, **options}
+            model = module.models.get_model(name, num_classes=CLASSES, **options)
+        else:
+            model = module.create_model(name, num_classes=CLASSES, **options)
+    return model.eval()
+
+
+def assert_names_match(backbone: str, program: str) -> None:
+    """The importer takes every array of the library's network, each with its shape.
+
+    Nothing of ours is drawn anew, and only what is known to have no use has none.
+    """
+    # timm has the extras of its network only when asked.
+    options = {"aux_logits": True} if backbone == "inception_v3" else {}
+    arrays = {
+        name: np.broadcast_to(np.float32(0), tuple(array.shape))
+        for name, array in network(backbone, program, "meta", **options)
+        .state_dict()
+        .items()
+        if not name.endswith("num_batches_tracked")
+    }
+    names = FOREIGN_NAMES[backbone][program]
+    # Where both libraries have the same names, timm's folders tell.
+    told = names.model if program == "timm" else ""
+    spec = ModelSpec(
+        backbone=backbone, num_classes=CLASSES, head="linear", projection=False
+    )
+    weights = ForeignWeights(Path("a.npz"), arrays, told)
+    report = convert(weights, build_model(spec), jax.random.key(0)).report
+    assert (report.program, report.drawn, report.notes) == (program, (), ())
+    extras = {name for name in arrays if name.startswith(names.extras)}
+    assert set(report.unused) == extras and bool(extras) == bool(names.extras)
+    assert report.matched == len(arrays) - len(extras)
+
+
+def random_model(backbone: str, program: str, size: int, **options: Any) -> Any:
+    """The library's network; its statistics are random too.
+
+    size: of images whose logits have the size of a trained network's.
+    """
+    model = network(backbone, program, **options)
+    import torch
+
     with torch.no_grad():
         for place, array in model.named_parameters():
             if place.endswith(("gamma", "layer_scale")):  # of 1e-6 blocks do nothing
                 torch.nn.init.uniform_(array, 0.5, 1)
+            elif place in ("pos_embed", "cls_token"):  # of 0.02 they do little
+                torch.nn.init.normal_(array, 0, 0.5)
         # Not those of the activations: a random network makes all images alike, and to
         # divide by so small a variance would blow rounding up (PyTorch's own float32
         # and float64 were 0.02 apart).
@@ -70,8 +117,6 @@ def random_model(backbone: str, program: str) -> Any:
                     torch.nn.init.uniform_(array, 0.7, 1.3)
                 for array in (norm.bias, norm.running_mean):
                     torch.nn.init.normal_(array, 0, 0.1)
-        size = _SIZES.get(backbone, 64)
-        # Logits of a trained network's size.
         head = model.get_submodule(FOREIGN_NAMES[backbone][program].heads["linear"])
         head.weight *= 3 / model(torch.randn(8, 3, size, size)).std()
     return model
@@ -134,10 +179,20 @@ def save(model: Any, path: Path) -> Path:
 
 
 def parity(
-    backbone: str, program: str, folder: Path, *, ending: str = ".safetensors"
+    backbone: str,
+    program: str,
+    folder: Path,
+    *,
+    ending: str = ".safetensors",
+    size: int | None = None,
+    **options: Any,
 ) -> Parity:
-    """Import a random network as its whole classifier, and compare logits."""
-    model = random_model(backbone, program)
+    """Import a random network as its whole classifier, and compare logits.
+
+    size: of the images, in pixels of a side; options: of the library's network.
+    """
+    size = size or _SIZES.get(backbone, 64)
+    model = random_model(backbone, program, size, **options)
     import torch
 
     report = import_weights(
@@ -151,7 +206,6 @@ def parity(
     )
     assert report.drawn == (), report
     classifier = load(folder / "imported")
-    size = _SIZES.get(backbone, 64)
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     with torch.no_grad():
         wanted = model(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()

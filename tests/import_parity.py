@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from foreign_models import parity
 
 from blt_jax.models.foreign.names import FOREIGN_NAMES
@@ -24,7 +25,10 @@ def main(backbones: list[str]) -> None:
             if program == "released":
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                found = parity(backbone, program, Path(folder))
+                try:
+                    found = parity(backbone, program, Path(folder))
+                except pytest.skip.Exception as reason:
+                    sys.exit(str(reason))
             print(
                 f"| {backbone} | {program} `{names.model}` | {found.matched} "
                 f"| {found.size} | {found.logit:.2f} | {found.difference:.1e} |",

@@ -1,45 +1,10 @@
-"""DenseNet-121 against torchvision's."""
+"""DenseNet: what a block keeps for the backward pass."""
 
 import jax
 import jax.numpy as jnp
-import pytest
 from flax import nnx
-from foreign_models import library
-from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import densenet
-
-NAME = "densenet121"
-
-
-def network(device):
-    torchvision = library("torchvision")
-    import torch
-
-    torch.manual_seed(0)
-    with torch.device(device):
-        whole = torchvision.models.densenet121()
-    whole.classifier = torch.nn.Identity()
-    return whole
-
-
-def test_names_are_those_of_torchvision():
-    assert_names_match(NAME, network("meta"), densenet.torchvision_name)
-
-
-@pytest.mark.slow
-def test_names_are_those_of_timm():
-    timm = library("timm")
-    import torch
-
-    with torch.device("meta"):
-        whole = timm.create_model(NAME, num_classes=0)
-    assert_names_match(NAME, whole, densenet.torchvision_name)
-
-
-@pytest.mark.slow
-def test_features_are_those_of_torchvision():
-    assert_features_match(NAME, network("cpu"), densenet.torchvision_name, size=45)
 
 
 def kept_channels(remat):

@@ -1,57 +1,9 @@
-"""EfficientNets against torchvision's and timm's."""
+"""EfficientNets: normalisation and numbers of channels."""
 
 import pytest
 from flax import nnx
-from foreign_models import library
-from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import BACKBONES, efficientnet
-
-NAMES = ("efficientnet_b0", "efficientnet_b3", "efficientnet_b5", "efficientnet_b7")
-
-
-def network(name, device, *, program="torchvision"):
-    module = library(program)
-    import torch
-
-    torch.manual_seed(0)
-    with torch.device(device):
-        if program == "timm":
-            return module.create_model(name, num_classes=0)
-        whole = module.models.get_model(name)
-    whole.classifier = torch.nn.Identity()
-    return whole
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        NAMES[0],
-        *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:]),
-    ],
-)
-def test_names_are_those_of_torchvision(name):
-    assert_names_match(name, network(name, "meta"), efficientnet.torchvision_name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_names_are_those_of_timm(name):
-    whole = network(name, "meta", program="timm")
-    assert_names_match(name, whole, efficientnet.timm_name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b5"])
-def test_features_are_those_of_torchvision(name):
-    whole = network(name, "cpu")
-    assert_features_match(name, whole, efficientnet.torchvision_name, size=45)
-
-
-@pytest.mark.slow
-def test_features_are_those_of_timm():
-    whole = network(NAMES[0], "cpu", program="timm")
-    assert_features_match(NAMES[0], whole, efficientnet.timm_name, size=64)
 
 
 @pytest.mark.parametrize(

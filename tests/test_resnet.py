@@ -3,14 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from foreign_weights import assert_features_match, assert_names_match
 
 from blt_jax.models.backbones import BACKBONES
-from blt_jax.models.backbones.resnet import (
-    Bottleneck,
-    GroupedBottleneck,
-    torchvision_name,
-)
+from blt_jax.models.backbones.resnet import Bottleneck, GroupedBottleneck
 from blt_jax.models.layers.initial_kernels import draw_kernels
 
 
@@ -52,37 +47,6 @@ def test_initial_kernels_have_fan_out_variance():
     first, second = (np.asarray(c.kernel[...]) for c in (block.conv1, block.conv2))
     small = first.reshape(9, 64, 128)
     assert np.abs(small - second.reshape(9, 128, 128)[:, :64]).min(axis=0).max() > 0
-
-
-def network(name, device, library="torchvision"):
-    torch = pytest.importorskip("torch", reason="needs PyTorch as an oracle")
-    made = pytest.importorskip(library, reason=f"needs {library}")
-    torch.manual_seed(0)
-    theirs = "resnext50_32x4d" if name == "resnext50" else name
-    with torch.device(device):
-        if library == "timm":
-            return made.create_model(theirs, num_classes=0)
-        whole = getattr(made.models, theirs)()
-    whole.fc = torch.nn.Identity()
-    return whole
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50"])
-def test_names_are_those_of_torchvision(name):
-    assert_names_match(name, network(name, "meta"), torchvision_name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
-@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152", "resnext50"])
-def test_names_are_those_of_libraries(name, library):
-    assert_names_match(name, network(name, "meta", library), torchvision_name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name, size", [("resnet18", 45), ("resnext50", 64)])
-def test_features_are_those_of_torchvision(name, size):
-    assert_features_match(name, network(name, "cpu"), torchvision_name, size=size)
 
 
 def test_groups_are_drawn_each_by_its_own_fan_out():
