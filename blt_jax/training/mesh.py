@@ -18,9 +18,13 @@ AXIS = "data"
 def make_mesh(num_devices: int | None = None) -> Mesh:
     """A one-dimensional mesh "data" over all devices, or over the first few.
 
+    Those of a process lie side by side, processes in their order, so that process p has
+    the p-th part of the rows of whatever is split over them. (jax.make_mesh may mix
+    them: it goes by how the devices are wired.)
+
     Raises ValueError when more devices are asked for than there are.
     """
-    devices = jax.devices()
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if num_devices is not None:
         if not 1 <= num_devices <= len(devices):
             raise ValueError(
@@ -30,9 +34,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
         devices = devices[:num_devices]
     # Auto: the compiler places what lies between our constraints. (The default
     # became Explicit, which asks for a sharding on every intermediate array.)
-    return jax.make_mesh(
-        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
-    )
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
