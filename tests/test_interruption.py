@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from blt_jax.training import interruption
 from blt_jax.training.interruption import SIGNALS, StopRequest
 
 # The main thread sits in one call that never comes back to Python's own instructions,
@@ -19,7 +20,7 @@ with StopRequest() as request:
     print("open", flush=True)
     if sys.argv[1] == "busy":
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
-    while not request.reached(0):
+    while not request.reached():
         pass
     print("reached", flush=True)
 """
@@ -61,7 +62,24 @@ def test_the_second_ends_at_once_even_a_busy_process(second):
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest() as request:
-        assert not request.reached(1)
+        assert not request.reached()
         assert [signal.getsignal(number) for number in SIGNALS] != before
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_several_processes_count_on_over_stages_and_runs(monkeypatch):
+    """A request is answered at the next question and at no other."""
+    asked = []
+
+    def reached(question):
+        asked.append(question)
+        return False
+
+    monkeypatch.setattr(interruption.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(interruption, "_jax_handler", lambda: None)
+    monkeypatch.setattr(interruption.multihost, "reached_preemption", reached)
+    for _ in range(2):
+        with StopRequest() as request:
+            assert not any(request.reached() for _ in range(3))
+    assert asked == list(range(asked[0], asked[0] + 6)) and asked[0] > 0

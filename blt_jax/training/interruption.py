@@ -6,6 +6,7 @@ away, and a cloud before it takes a preemptible machine back; SIGUSR1 is what SL
 """
 
 import ctypes
+import itertools
 import os
 import signal
 import socket
@@ -21,6 +22,10 @@ from orbax.checkpoint import multihost
 from blt_jax.exit_codes import ExitCode
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# How often this process has asked. A request to several processes is answered at one
+# question, that after the latest which any of them has asked: the count must neither
+# leap, as steps do when a run is resumed, nor begin anew, as they do with each stage.
+_QUESTIONS = itertools.count(1)
 
 
 class InterruptionError(Exception):
@@ -88,13 +93,13 @@ class StopRequest:
                 os._exit(128 + seen[1])
         self._read.close()
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step; every host asks after each of its steps.
+    def reached(self) -> bool:
+        """Whether to stop now; every host asks at the same places, after each step.
 
-        All of them get the same answer for the same step.
+        All of them get the same answer to the same question.
         """
         if jax.process_count() > 1:
-            return multihost.reached_preemption(step)
+            return multihost.reached_preemption(next(_QUESTIONS))
         return self._asked
 
 

@@ -77,7 +77,7 @@ def train(
             for name, plan in plans.items():
                 stage = make_stage(setup, name, plan)
                 stage = dataclasses.replace(stage, changes=changes)
-                train_stage(stage, lambda step: request.reached(step) or stop())
+                train_stage(stage, lambda step: request.reached() or stop())
     return setup
 
 

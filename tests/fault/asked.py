@@ -86,7 +86,10 @@ def second_signal(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
 
 
 def signals_two_processes(tiny: TinyRun, trials: int, rng: random.Random) -> Row:
-    """A signal to one of two processes of a run: both stop at the same step."""
+    """A signal to one of two processes of a run: both stop at the same step.
+
+    One comes between the steps, and one right after the start of the resumed run.
+    """
     row = Row("signals_two_processes")
     expected = _two(tiny, tiny.workdir(), None, rng, row)
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -94,6 +97,7 @@ def signals_two_processes(tiny: TinyRun, trials: int, rng: random.Random) -> Row
         workdir = tiny.workdir()
         with row.trial(f"{numbers[trial % 3].name} in {workdir}"):
             _two(tiny, workdir, numbers[trial % 3], rng, row)
+            _two(tiny, workdir, numbers[trial % 3], rng, row, at_start=True)
             found = _two(tiny, workdir, None, rng, row)
             assert expected is not None and found is not None
             same(found, expected)
@@ -106,6 +110,8 @@ def _two(
     number: signal.Signals | None,
     rng: random.Random,
     row: Row,
+    *,
+    at_start: bool = False,
 ) -> Ending | None:
     """Two processes of one run; a signal to one of them, or undisturbed."""
     with socket.socket() as probe:
@@ -126,9 +132,11 @@ def _two(
             codes = [child.wait() for child in children]
             assert codes == [0, 0], "\n".join(child.said() for child in children)
             return ending(workdir)
-        # Between its first step and its last, whatever the machine's load.
-        log = workdir / rng.choice(STAGES) / "metrics.jsonl"
-        children[0].until(lambda: log.exists() and '"train"' in log.read_text())
+        if at_start:  # both listen, and have not asked yet
+            children[0].until(lambda: "training images" in children[0].said())
+        else:  # between its first step and its last, whatever the machine's load
+            log = workdir / rng.choice(STAGES) / "metrics.jsonl"
+            children[0].until(lambda: log.exists() and '"train"' in log.read_text())
         rng.choice(children).send(number)
         codes = [child.wait(60) for child in children]
         said = [child.said() for child in children]
