@@ -316,6 +316,11 @@ def test_another_configuration_is_refused(finished, config_file):
         (["--config.batch_size=100000"], "larger than the training split"),
         (["--config.model.backbone=resnet11"], "resnet10"),
         (["--config.tail.value=1.0"], "no class is a tail class"),
+        (["--system=static_random"], "come from a finished run of 'neither'; give --c"),
+        (
+            ["--system=static_random", "--config.hallucination.frozen_model=nowhere"],
+            "no checkpoint at nowhere",
+        ),
     ],
 )
 def test_wrong_use_gets_one_line(config_file, tmp_path, capsys, arguments, message):

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system",
         metavar="NAME",
-        help="a system that the paper compares, in place of what the file says for "
-        f"stage 2: {', '.join(SYSTEMS)}",
+        help="a system that the paper compares; its fields (blt_jax/systems.py) go "
+        f"over those of the file: {', '.join(SYSTEMS)}",
     )
     parser.add_argument(
         "--smoke",
@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     changes = system(arguments.system).overrides if arguments.system else {}
     config = load_config(arguments.config, overrides, changes=changes)
+    if arguments.system and not config.hallucination.frozen_model:
+        _refuse_without_frozen(arguments.system)
     if arguments.distributed:
         _join_processes()
     keep_programs()
@@ -93,6 +95,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         write_whole(workdir / "evaluation.json", json.dumps(results["best"]) + "\n")
         write_results(workdir / "results.json", arm=workdir.name, results=results)
         print_accuracies(workdir.name, split, results["best"])
+
+
+def _refuse_without_frozen(name: str) -> None:
+    """Without a model that makes its images a static system would be BLT itself."""
+    if frozen := system(name).frozen:
+        raise ValueError(
+            f"--system {name}: its hard examples come from a finished run of "
+            f"{frozen!r}; give --config.hallucination.frozen_model=WORKDIR"
+        )
 
 
 def _join_processes() -> None:
