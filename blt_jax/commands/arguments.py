@@ -25,22 +25,28 @@ def data_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def config_of(
-    checkpoint: str, config_file: str | None, overrides: Sequence[str]
+    checkpoint: str,
+    config_file: str | None,
+    overrides: Sequence[str],
+    *,
+    which: str = "best",
 ) -> tuple[Any, list[str] | None]:
     """Configuration and class map for the data to use a checkpoint on.
 
     Without a file both are the checkpoint's own; with one, its classes need only be
-    as many as the checkpoint's.
+    as many as the checkpoint's. which: as in `find_checkpoint`.
     """
     from blt_jax.config import config_from_dict, load_config, override
     from blt_jax.training.checkpoint import find_checkpoint, load_meta
 
-    folder = find_checkpoint(checkpoint)
+    folder = find_checkpoint(checkpoint, which=which)
     saved = load_meta(folder)
     trained = config_from_dict(saved["config"], str(folder))
     if config_file is None:
         return override(trained, overrides), saved["class_names"]
-    config = load_config(config_file, overrides)
-    # The network is the checkpoint's, whatever the file says.
+    # The network is the checkpoint's, whatever the file says, and so is what it takes
+    # for black and white.
+    seen = {f"data.{name}": tuple(saved[name]) for name in ("mean", "std")}
+    config = load_config(config_file, overrides, changes=seen)
     config.model = trained.model
     return config, None

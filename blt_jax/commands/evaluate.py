@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.training.setup import prepare
 
     keep_programs()
-    config, class_map = config_of(arguments.checkpoint, arguments.config, overrides)
+    config, class_map = config_of(
+        arguments.checkpoint, arguments.config, overrides, which=arguments.which
+    )
     setup = prepare(config, Path(), class_map=class_map)
     result = assess(setup, arguments.checkpoint, arguments.split, which=arguments.which)
     if arguments.out:

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     check_out(out)
     paths = loose_images(arguments.images)
     keep_programs()
-    config, _ = config_of(arguments.checkpoint, None, overrides)
+    config, _ = config_of(arguments.checkpoint, None, overrides, which=arguments.which)
     classifier = load(arguments.checkpoint, which=arguments.which)
     batch_size, threads = arguments.batch_size, arguments.threads
     if batch_size is None:
