@@ -133,6 +133,20 @@ def test_another_shape_is_refused_in_one_line(tmp_path):
     assert exit_code(told.value) == ExitCode.WRONG_USE
 
 
+def test_a_confusion_of_other_validation_images_is_not_taken_over(tmp_path):
+    save_all(tmp_path, {1: 0.5})
+    unknown = empty_confusion(5, 2)
+    with Checkpointer(tmp_path) as checkpointer:
+        shapes = jax.eval_shape(lambda: state_at(0))
+        state, confusion, _ = checkpointer.restore(shapes, unknown, make_mesh(1))
+        jax.tree.map(np.testing.assert_array_equal, state, state_at(1, 1.0))
+        jax.tree.map(np.testing.assert_array_equal, confusion, unknown)
+        with pytest.raises(
+            CheckpointError, match=r"start is int32\[2\] there and int32"
+        ):
+            checkpointer.restore(shapes, empty_confusion(3, 4), make_mesh(1))
+
+
 def test_what_is_not_a_checkpoint_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="there is no such folder"):
         find_checkpoint(tmp_path / "none")

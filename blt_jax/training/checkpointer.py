@@ -25,6 +25,7 @@ from blt_jax.training.checkpoint import (
     step_folders,
     verify_checkpoint,
 )
+from blt_jax.training.digests import spec
 from blt_jax.training.formats import FORMAT
 from blt_jax.training.mesh import meet, put_replicated
 from blt_jax.training.orbax_folder import quiet, short_reason, without_empty
@@ -140,7 +141,10 @@ class Checkpointer:
             self._remove_others()
 
     def check_space(self, state: TrainState, confusion: Confusion) -> None:
-        """Raise NotSavedError if the disk cannot take the checkpoints of a stage."""
+        """Raise NotSavedError if the disk cannot take the checkpoints of a stage.
+
+        state: arrays, or their shapes alone.
+        """
         self._bytes = _size(_arrays(state, confusion))
         # The newest ones, the best, and the one that is being written.
         missing = self._keep + 2 - len(step_folders(self._folder))
@@ -193,6 +197,9 @@ class Checkpointer:
     ) -> tuple[TrainState, Confusion, dict[str, Any]]:
         """The last checkpoint, in the arguments' structure, shapes and dtypes.
 
+        state: arrays, or their shapes alone. A confusion of another number of
+        validation images is left where it is: that of the argument is returned.
+
         Returns state and confusion on all devices, and the description. Raises
         CheckpointError if it does not fit the arguments, and DamagedCheckpointError.
         """
@@ -204,8 +211,13 @@ class Checkpointer:
                 f"only in format {FORMAT}: begin a new --workdir, with "
                 f"--config.model.pretrained={folder} if it is to begin with this one"
             )
-        arrays = load_arrays(folder, meta, _arrays(state, confusion))
-        arrays = put_replicated({**arrays, "step": np.int32(meta["step"])}, mesh)
+        wanted = _arrays(state, confusion)
+        pools = meta["digests"].get("confusion/confused")
+        if pools and pools.split()[0] != spec(confusion.confused):
+            del wanted["confusion"]
+        arrays = {"confusion": confusion, "step": np.int32(meta["step"])}
+        arrays |= load_arrays(folder, meta, wanted)
+        arrays = put_replicated(arrays, mesh)
         confusion = arrays.pop("confusion")
         return TrainState(**arrays), confusion, meta
 
@@ -242,7 +254,7 @@ def _arrays(state: TrainState, confusion: Confusion) -> dict[str, Any]:
 
 
 def _size(arrays: Any) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
 
 
 def _size_text(count: int) -> str:
