@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.checkpointer import Checkpointer
 from blt_jax.training.inference import load
 from blt_jax.training.interruption import InterruptionError
-from blt_jax.training.loop import train_stage
+from blt_jax.training.log import RunLog
+from blt_jax.training.loop import _begin, train_stage
 from blt_jax.training.run import train
 from blt_jax.training.setup import evaluate_split, prepare
 from blt_jax.training.stages import make_plan, make_stage
@@ -143,6 +145,17 @@ def test_stage_2_begins_with_the_backbone_of_stage_1(finished, config_file):
     assert_same_arrays(state.params["backbone"], stage1["params"]["backbone"])
     assert_same_arrays(state.batch_stats, stage1["batch_stats"])
     assert not same_arrays(state.params["head"], stage1["params"]["head"])
+
+
+def test_a_resumed_stage_2_asks_nothing_of_stage_1(finished, config_file, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(workdir / "stage1")
+    setup = prepare(load_config(config_file), workdir)
+    stage = make_stage(setup, "stage2", make_plan(setup, "stage2"))
+    with Checkpointer(stage.folder) as saved, RunLog(workdir / "log.jsonl") as log:
+        state, confusion, _ = _begin(stage, saved, log)
+    found = {"params": state.params, "batch_stats": state.batch_stats}
+    assert_same_arrays({**found, "confusion": confusion._asdict()}, arrays_of(finished))
 
 
 def test_a_finished_run_is_not_trained_again(finished, config_file, capsys):

@@ -14,11 +14,7 @@ import jax
 import numpy as np
 
 from blt_jax.data.progress import duration
-from blt_jax.hallucination.targets import (
-    Confusion,
-    confusion_pools,
-    empty_confusion,
-)
+from blt_jax.hallucination.targets import Confusion, confusion_pools, empty_confusion
 from blt_jax.training.bank import tell_of_bank
 from blt_jax.training.checkpoint import FOLDER, CheckpointError
 from blt_jax.training.checkpointer import Checkpointer
@@ -82,12 +78,14 @@ def _begin(
 
     The third is what the log's current interval has added up so far.
     """
-    state = put_replicated(stage.create_state(), stage.mesh)
     confusion = empty_confusion(stage.num_validation, stage.num_classes)
-    checkpointer.check_space(state, confusion)
     if checkpointer.latest_step is None:
+        state = put_replicated(stage.create_state(), stage.mesh)
+        checkpointer.check_space(state, confusion)
         return stage.begin(state), put_replicated(confusion, stage.mesh), {}
-    state, confusion, meta = checkpointer.restore(state, confusion, stage.mesh)
+    shapes = stage.shapes()
+    checkpointer.check_space(shapes, confusion)
+    state, confusion, meta = checkpointer.restore(shapes, confusion, stage.mesh)
     if meta["key"] != stage.meta["key"]:
         raise CheckpointError(
             f"{stage.folder}: the checkpoint was made with another config.seed; use "

@@ -34,7 +34,8 @@ class Stage:
     train_step: Any  # jitted (state, batch, confusion, key) -> (state, sums)
     batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]  # from a step on
     place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # on devices
-    create_state: Callable[[], TrainState]  # at step 0; resuming asks its shapes
+    create_state: Callable[[], TrainState]  # at step 0
+    shapes: Callable[[], TrainState]  # shapes and dtypes of a state, to go on with one
     validate: Callable[[TrainState], Evaluation]
     score: Callable[[Evaluation], dict[str, Any]]  # "overall" chooses the best
     # Names of the classes that cannot be hallucinated after it.

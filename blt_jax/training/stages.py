@@ -180,8 +180,14 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         copies = config.hallucination.bank_size
         feed = feed_from_bank(feed, bank, copies=copies, seed=seed, mesh=setup.mesh)
 
-    def initial_state() -> TrainState:
+    def fresh() -> tuple[Any, Any]:
         params, batch_stats = model.init(initial_key(root))
+        if generates:
+            params = {**params, "generator": new_generator(setup, root)}
+        return params, batch_stats
+
+    def initial_state() -> TrainState:
+        params, batch_stats = fresh()
         if name == "stage2":
             params = start_from_prior(setup, params)
         source = stage1_source(setup) if name == "stage2" else None
@@ -190,8 +196,6 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
             params, batch_stats = take(source, taken, params, batch_stats)
         else:
             params, batch_stats = start_from_pretrained(setup, params, batch_stats)
-        if generates:
-            params = {**params, "generator": new_generator(setup, root)}
         return create_state(params, batch_stats, optimizer)
 
     return Stage(
@@ -207,6 +211,7 @@ def make_stage(setup: Setup, name: str, plan: BatchPlan) -> Stage:
         batches=feed.batches,
         place=feed.place,
         create_state=initial_state,
+        shapes=lambda: jax.eval_shape(lambda: create_state(*fresh(), optimizer)),
         begin=lambda state: fill_memory(setup, name, state),
         validate=lambda state: evaluate_split(
             setup, dataset.val, state.params, state.batch_stats
