@@ -75,7 +75,7 @@ def another(name, value):
 
 def begin(workdir, config=None, **derived):
     """A working directory as a run of the configuration leaves it."""
-    workdir.mkdir(exist_ok=True)
+    (workdir / "stage1" / "checkpoints" / "8").mkdir(parents=True, exist_ok=True)
     text = config_to_json(config or default_config(), derived=derived)
     (workdir / "config.json").write_text(text)
     return workdir
@@ -136,11 +136,7 @@ def test_changes_are_kept_in_their_order(tmp_path):
     workdir, config = tmp_path / "run", default_config()
     assert changed_fields(config, workdir) == []
     begin(workdir)
-    for folder in (
-        "stage1/checkpoints/8",
-        "stage1/checkpoints/12",
-        "stage2/checkpoints",
-    ):
+    for folder in ("stage1/checkpoints/12", "stage2/checkpoints"):
         (workdir / folder).mkdir(parents=True)
     config.seed = 1
     changes = changed_fields(config, workdir, ["seed"])
@@ -161,6 +157,17 @@ def test_fields_that_an_older_version_did_not_know_have_their_default():
     assert differences(config, saved) == []
     config.skip_not_finite = 2
     assert differences(config, saved) == [("skip_not_finite", 0, 2)]
+
+
+def test_a_start_that_saved_nothing_binds_nobody(tmp_path, capsys):
+    workdir, file = begin(tmp_path / "run", records={"train": "a"}), tmp_path / "c.py"
+    file.write_text(CONFIG)
+    (workdir / "stage1" / "checkpoints" / "8").rmdir()
+    assert changed_records({"train": "b"}, workdir) == []
+    (workdir / "class_map.json").write_text("of the wrong folder")
+    command = ["train", f"--config={file}", f"--workdir={workdir}", "--config.seed=1"]
+    assert main.run(command) == ExitCode.WRONG_USE
+    assert "train.txt" in capsys.readouterr().err  # it has come to the data
 
 
 def test_a_damaged_description_gets_one_line(tmp_path):
@@ -198,8 +205,9 @@ def test_changed_records_are_refused_unless_meant(tmp_path):
     now = {"train": "a" * 64, "val": "c" * 64}
     with pytest.raises(ConfigError, match=r"other val records.*--allow_change records"):
         changed_records(now, workdir)
-    (change,) = changed_records(now, workdir, ["records.val"])
-    assert (change["field"], change["to"]) == ("records.val", "c" * 64)
+    for name in ("records.val", "config.records.val"):
+        (change,) = changed_records(now, workdir, [name])
+        assert (change["field"], change["to"]) == ("records.val", "c" * 64)
     assert changed_records(now, begin(tmp_path / "older")) == []
     assert changed_records(now, tmp_path / "new") == []
 

@@ -177,6 +177,7 @@ def test_another_normalisation_is_told_with_its_remedy(tmp_path):
 def test_a_change_is_noticed_as_of_any_field(tmp_path):
     config = config_with(f"--config.model.pretrained={FORMAT2}")
     (tmp_path / "config.json").write_text(config_to_json(config, derived={}))
+    (tmp_path / "stage1" / "checkpoints" / "8").mkdir(parents=True)
     assert changed_fields(config, tmp_path) == []
     with pytest.raises(ChangedError, match=r"model\.pretrained"):
         changed_fields(config_with(), tmp_path)

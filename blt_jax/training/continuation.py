@@ -34,11 +34,18 @@ class ChangedError(ConfigError):
 Change = dict[str, Any]  # {"field", "from", "to", "steps": {stage: last saved}}
 
 
+def has_begun(workdir: Path) -> bool:
+    """Whether a checkpoint was saved; a start that came to nothing binds nobody."""
+    return any(_saved_steps(workdir).values())
+
+
 def begun_with(workdir: Path) -> dict[str, Any] | None:
     """What config.json of an earlier start holds; None for a new run.
 
     Raises ConfigError where it is damaged.
     """
+    if not has_begun(workdir):
+        return None
     path = workdir / CONFIG
     try:
         saved = json.loads(path.read_text())
@@ -89,6 +96,7 @@ def changed_records(
 
     records: digests by split. Raises ConfigError for a change that is not `allowed`.
     """
+    allowed = [_allowed(name) for name in allowed]
     saved = begun_with(workdir) or {}
     before = saved.get(DERIVED, {}).get("records", {})
     steps = _saved_steps(workdir)

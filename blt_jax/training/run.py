@@ -19,6 +19,7 @@ from blt_jax.training.continuation import (
     Change,
     changed_fields,
     changed_records,
+    has_begun,
     history,
     records_digests,
 )
@@ -61,7 +62,8 @@ def train(
     with StopRequest() as request:
         changes = changed_fields(config, workdir, allow_change)
         saved = workdir / CLASS_MAP
-        class_map = load_class_map(saved) if saved.exists() else None
+        begun = has_begun(workdir) and saved.exists()
+        class_map = load_class_map(saved) if begun else None
         setup = prepare(config, workdir, class_map=class_map)
         # A wrong loss of stage 2 is refused before stage 1 is trained.
         make_losses(config, setup.dataset.class_counts)
