@@ -43,8 +43,8 @@ def load_config(
     """Defaults, changed by a file, changed by `--config.a.b=value` arguments.
 
     changes: values by dotted name of a field, made between the two. Raises ConfigError
-    for an unreadable file, an unknown field (naming the nearest) or a value of the
-    wrong type.
+    for a file that is not there or does not run, an unknown field (naming the nearest)
+    or a value of the wrong type.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,11 +53,22 @@ def load_config(
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: a config file is a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+        given = module.get_config() if hasattr(module, "get_config") else None
+    except Exception as error:  # whatever a person's own program raises
+        message = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path}: {type(error).__name__}: {message}; --traceback shows where"
+        ) from error
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path}: no function get_config() in it")
+    if not isinstance(given, ConfigDict | dict):
+        raise ConfigError(
+            f"{path}: get_config() returns {type(given).__name__}, not a ConfigDict"
+        )
     config = default_config()
-    _merge(config, module.get_config(), str(path), "")
+    _merge(config, given, str(path), "")
     config.update_from_flattened_dict(
         {known_field(name): value for name, value in (changes or {}).items()}
     )
@@ -131,6 +142,7 @@ def check_config(config: ConfigDict) -> None:
             raise ConfigError(f"config.{name} is {value!r}; it is one of {listed}")
     for name in (
         "batch_size",
+        "checkpoint.keep",
         "data.image_size",
         "evaluation.batch_size",
         "hallucination.bank_size",
@@ -138,8 +150,19 @@ def check_config(config: ConfigDict) -> None:
     ):
         if _get(config, name) < 1:
             raise ConfigError(f"config.{name} must be at least 1")
-    if config.skip_not_finite < 0:
-        raise ConfigError("config.skip_not_finite must not be negative")
+    for name in (
+        "hallucination.max_iterations",
+        "hallucination.weight",
+        "seed",
+        "skip_not_finite",
+    ):
+        if _get(config, name) < 0:
+            raise ConfigError(f"config.{name} must not be negative")
+    if config.data.resize < config.data.image_size:
+        raise ConfigError(
+            f"config.data.resize {config.data.resize} is below config.data.image_size "
+            f"{config.data.image_size}: evaluation crops the centre of it"
+        )
     if not config.data.stall_seconds > 0:
         raise ConfigError("config.data.stall_seconds must be above 0")
     if not 0 <= config.hallucination.tail_fraction <= 1:
@@ -181,7 +204,7 @@ def _get(config: ConfigDict, dotted: str) -> Any:
 
 def _merge(
     config: ConfigDict,
-    changes: ConfigDict,
+    changes: ConfigDict | dict[str, Any],
     source: str,
     prefix: str,
 ) -> None:
@@ -196,6 +219,8 @@ def _merge(
             group = ConfigDict(value)
             _merge(config[name], group, source, f"{prefix}{name}.")
             continue
+        if value is None and config[name] is not None:
+            raise ConfigError(f"{source}: config.{prefix}{name} cannot be None")
         if isinstance(value, list):
             value = tuple(value)
         try:

@@ -30,6 +30,7 @@ CONFIG = "def get_config():\n    return {}\n"
 OTHER = {
     "compat": "released",
     "data.crop": "pad",
+    "data.image_size": 32,
     "data.bad_files": "skip",
     "hallucination.threshold": (0.1, 0.2),
     "hallucination.frozen_targets": "random",
