@@ -442,7 +442,7 @@ def folders(tmp_path):
 
 def test_check_verifies(folders, tmp_path, capsys):
     config, bad = folders
-    out = tmp_path / "found.csv"
+    out = tmp_path / "new" / "found.csv"
     command = ["check", f"--config={config}", "--verify_images", f"--bad_files={out}"]
     assert main.run(command) == 2
     printed = capsys.readouterr()

@@ -358,7 +358,7 @@ def test_absent_or_unfit_checkpoint_gets_one_line(
 
 
 def test_evaluate_writes_what_it_found(finished, tmp_path, capsys):
-    out = tmp_path / "val.json"
+    out = tmp_path / "new" / "val.json"
     command = ["evaluate", f"--checkpoint={finished}", "--split=val", f"--out={out}"]
     assert main.run(command) == 0
     assert "accuracy in %" in capsys.readouterr().out

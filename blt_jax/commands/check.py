@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.bad_files and not arguments.verify_images:
         raise ValueError("--bad_files FILE needs --verify_images, which finds them")
     config = load_config(arguments.config, overrides)
+    if arguments.bad_files:
+        Path(arguments.bad_files).parent.mkdir(parents=True, exist_ok=True)
     setup = prepare(config, Path())
     for name, value in check(setup).items():
         shown = f"{value:.3g}" if isinstance(value, float) else value

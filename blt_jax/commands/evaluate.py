@@ -41,8 +41,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     config, class_map = config_of(
         arguments.checkpoint, arguments.config, overrides, which=arguments.which
     )
+    if arguments.out:
+        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     setup = prepare(config, Path(), class_map=class_map)
     result = assess(setup, arguments.checkpoint, arguments.split, which=arguments.which)
+    print_accuracies(Path(arguments.checkpoint).name, arguments.split, result)
     if arguments.out:
         write_whole(arguments.out, json.dumps(result) + "\n")
-    print_accuracies(Path(arguments.checkpoint).name, arguments.split, result)
