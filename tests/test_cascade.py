@@ -59,6 +59,13 @@ def test_nothing_valid_runs_no_iteration():
     np.testing.assert_array_equal(result.scores, 0)
 
 
+def test_no_image_at_all_gives_none():
+    result = hallucinate(logits_fn, *problem(0))
+    assert result.images.shape == (0, 2, 2, 3)
+    assert all(part.shape == (0,) for part in result[1:])
+    assert (result.iterations.dtype, result.reached.dtype) == (jnp.int32, bool)
+
+
 def test_result_is_a_constant_for_differentiation():
     images, targets, thresholds = problem(2)
 

@@ -63,7 +63,7 @@ def hallucinate(
     Args:
       logits_fn: [n, H, W, c] float32 -> [n, C] logits; pure, each row on its own
         (BatchNorm in evaluation mode).
-      images: [K, H, W, c] normalised float images, the seeds.
+      images: [K, H, W, c] normalised float images, the seeds; K may be 0.
       targets: [K] int, the confusing class c' of each image.
       thresholds: [K] softmax probability of the target that is enough; a scalar
         serves all images.
@@ -104,9 +104,12 @@ def hallucinate(
         max_norm=max_norm,
         pixel_range=_pixel_range(clip_to_pixel_range, images),
     )
-    levels = choose_levels(count) if levels is None else _checked(levels, count)
     problem = Problem(images, targets, thresholds)
-    progress, _ = cascade(logits_fn, problem, valid, options, levels)
+    if not count:
+        progress = start(problem, valid, options)
+    else:
+        levels = choose_levels(count) if levels is None else _checked(levels, count)
+        progress, _ = cascade(logits_fn, problem, valid, options, levels)
     return Hallucination(
         images=jax.lax.stop_gradient(progress.image),
         iterations=progress.iterations,
