@@ -1,6 +1,7 @@
 """Whole runs: both stages, skipping, killing and resuming, and what must not leak."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from blt_jax import main
 from blt_jax.config import ConfigError, load_config
+from blt_jax.training import run, sinks
 from blt_jax.training.assess import assess
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.checkpointer import Checkpointer
@@ -308,9 +310,37 @@ def test_balanced_arm_takes_over_stage_1(finished, config_file, tmp_path):
     assert list(compiled["slots"]) == ["0"]
 
 
-def test_smoke_run_writes_nothing(config_file, capsys):
+def test_smoke_run_writes_nothing(config_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     assert main.run(["train", f"--config={config_file}", "--smoke"]) == 0
     assert "smoke run passed" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_smoke_run_of_the_smallest_stages_has_two_batches(
+    config_file, tmp_path, monkeypatch
+):
+    """A split of one batch, stages of one epoch; and nothing is sent anywhere."""
+    monkeypatch.setitem(sinks.SINKS, "paper", None)
+    monkeypatch.setitem(sinks._PACKAGES, "paper", ("json", "paper"))
+    found = []
+
+    def look(stage):
+        batches = itertools.islice(stage.batches(0), stage.total_steps)
+        found.append((len(list(batches)), stage.sinks(0)))
+
+    monkeypatch.setattr(run, "train_stage", look)
+    images = len(prepare(load_config(config_file), tmp_path).dataset.train)
+    changes = ["stage1.epochs=1", "stage2.epochs=1", "log_sinks=('paper',)"]
+    changes += [f"batch_size={images // 8 * 8}"]
+    run.smoke(load_config(config_file, [f"--config.{one}" for one in changes]))
+    assert found == [(2, ()), (2, ())]
+
+
+def test_smoke_run_looks_at_the_sinks(config_file, capsys):
+    command = ["train", f"--config={config_file}", "--smoke"]
+    assert main.run([*command, "--config.log_sinks=('paper',)"]) == 2
+    assert "unknown name 'paper'" in capsys.readouterr().err
 
 
 def test_another_configuration_is_refused(finished, config_file):

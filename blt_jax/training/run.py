@@ -99,8 +99,16 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Two steps, two validations and a save for each stage, in a temporary folder."""
+    """Two steps, two validations and a save for each stage, in a temporary folder.
+
+    Nothing goes to its sinks, which are looked at only. Raises as `train` does.
+    """
+    check_sinks(config.log_sinks)
     config = config.copy_and_resolve_references()
+    config.log_sinks = ()
+    for name in STAGES:
+        if config[name].epochs == 1:
+            config[name].epochs = 2  # or there would be no second batch
     with tempfile.TemporaryDirectory() as folder:
         setup = prepare(
             config, Path(folder), max_images=2 * config.evaluation.batch_size
