@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Run the command; see its --help."""
-    from blt_jax.config import config_from_dict, flatten
+    from blt_jax.config import config_from_dict, flatten, override
     from blt_jax.reports.run.files import read_runs
     from blt_jax.reports.run.report import make_report
 
@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if not workdirs:
         raise ValueError("no run: give --workdir, the working directory of a training")
     runs = read_runs(workdirs)
+    for one in runs if overrides else ():  # a wrong one is not what lacks examples
+        override(config_from_dict(one.config, str(one.workdir)), overrides)
     content = make_report(
         runs,
         examples=[_examples(one, arguments.examples, overrides) for one in runs],
@@ -74,6 +76,8 @@ def _examples(run: "Run", count: int, overrides: Sequence[str]) -> "Examples":
     """A few hallucinations of a run, or why there are none."""
     if not run.hallucinates:
         return "This run hallucinates nothing."
+    if run.config["hallucination"].get("step_rule") == "none":
+        return "This run appends its seeds as they are; there is no ascent to show."
     if count < 1:
         return "None was asked for (--examples=0)."
     from blt_jax.commands.arguments import config_of
