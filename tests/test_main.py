@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from blt_jax.main import COMMANDS, build_parser
+from blt_jax.main import COMMANDS, build_parser, run
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +65,12 @@ def test_fields_are_offered_where_there_is_a_configuration() -> None:
     }
     assert told == takes
     assert "train" in told and "verify" not in told
+
+
+@pytest.mark.parametrize("unused", ["--config=own.py", "--checkpoint=run", "--bathc=8"])
+def test_an_input_benchmark_ignores_nothing(
+    unused: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", "input", "--source=nowhere", "--out=none.json", unused]
+    assert run(command) == 2
+    assert unused.split("=")[-1] in capsys.readouterr().err

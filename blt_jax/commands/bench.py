@@ -111,10 +111,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         jax.config.update("jax_num_cpu_devices", max(options.devices))
     keep_programs()
     checkpoint = arguments.checkpoint
-    if checkpoint is not None:
-        config, _ = config_of(checkpoint, arguments.config, overrides)
-    elif arguments.kind == "input" and not options.demand:
+    if arguments.kind == "input" and not options.demand:
+        if unused := [x for x in (checkpoint, arguments.config, *overrides) if x]:
+            raise ValueError(
+                f"input: {unused[0]} is of no use without --demand, which measures the "
+                "step of a configuration"
+            )
         config = None  # only images are needed
+    elif checkpoint is not None:
+        config, _ = config_of(checkpoint, arguments.config, overrides)
     elif arguments.config is None or arguments.kind in ("overhead", "ascent"):
         raise ValueError(
             f"{arguments.kind}: give --checkpoint; when an ascent ends depends on the "
