@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="perturb these images; else tail images of the training split",
+        help="perturb the images below it; else tail images of the training split",
     )
     parser.add_argument(
         "--target", help="class to confuse with: its name or number; else drawn"
@@ -34,6 +34,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.training.examples import example_hallucinations
     from blt_jax.training.programs import keep_programs
 
+    out = Path(arguments.out)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: a picture is saved as PNG; use a name in .png")
+    out.parent.mkdir(parents=True, exist_ok=True)
     keep_programs()
     config, _ = config_of(arguments.checkpoint, arguments.config, overrides)
     examples = example_hallucinations(
@@ -43,7 +47,5 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         target=arguments.target,
         count=arguments.count,
     )
-    out = Path(arguments.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_picture(draw_hallucinations(examples), out)
     print(f"wrote {out}")

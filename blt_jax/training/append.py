@@ -139,16 +139,15 @@ def make_ascent(
     It returns the images [K, H, W, 3] and sums over its valid seeds; among them how
     many needed 0, 1, ... updates, [max_iterations + 1].
     """
-    # Black and white in normalised units.
-    mean, std = (jnp.asarray(part) for part in normalisation)
-    pixel_range = (-mean / std, (1 - mean) / std)
     ascent = Options(
         step_rule=options.step_rule,
         step_size=options.step_size,
         max_iterations=options.max_iterations,
         max_step=options.max_step,
         max_norm=options.max_norm,
-        pixel_range=pixel_range if options.clip_to_pixel_range else None,
+        pixel_range=(
+            normalisation.pixel_range() if options.clip_to_pixel_range else None
+        ),
     )
 
     def perturb(

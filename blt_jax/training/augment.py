@@ -24,6 +24,11 @@ class Normalisation(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def pixel_range(self) -> tuple[jax.Array, jax.Array]:
+        """Black and white [c] each, normalised."""
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        return -mean / std, (1 - mean) / std
+
 
 class Augmentation(NamedTuple):
     """Strength of each change; zero or False leaves it out of the program."""

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from blt_jax.config import ConfigError
 from blt_jax.data.decode import open_picture
+from blt_jax.data.folders import loose_images
 from blt_jax.data.split import Split, split_of_files
 from blt_jax.data.transforms import eval_crop
 from blt_jax.hallucination.cascade import hallucinate
@@ -17,8 +18,6 @@ from blt_jax.hallucination.targets import Confusion, draw_targets, draw_threshol
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint
 from blt_jax.training.inference import Classifier, load
 from blt_jax.training.setup import read_dataset, tail
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class Example(NamedTuple):
@@ -48,15 +47,22 @@ def example_hallucinations(
     target: str | None = None,
     count: int = 6,
 ) -> list[Example]:
-    """Hallucinate a few images with a checkpoint's model.
+    """Hallucinate a few images with a checkpoint's model, by the run's own ascent.
 
     images: a folder of images, each taken to be of its most likely class; None: tail
     images of the training split. target: name or number of the confusing class; None:
-    drawn from the validation confusion, or, where there is none, the runner-up. Raises
-    ConfigError for a folder without images, no tail class, or an unknown class.
+    drawn from the validation confusion, or, where there is none, the runner-up. count:
+    images at most. Raises ConfigError for no tail class, an unknown class or a count
+    below 1, and as `loose_images` does.
     """
+    if count < 1:
+        raise ConfigError(f"--count {count}: it is at least 1")
     classifier = load(checkpoint)
-    split = _training_seeds(config, count) if images is None else _folder(images, count)
+    split = (
+        _training_seeds(config, count)
+        if images is None
+        else split_of_files("images", loose_images([images])[:count])
+    )
     pixels = np.stack(
         [
             eval_crop(image_size=config.data.image_size, resize=config.data.resize)(
@@ -71,10 +77,13 @@ def example_hallucinations(
     labels = split.labels if images is None else before.argmax(1)
     uniform = jax.random.uniform(jax.random.key(config.seed), (2, len(labels)))
     targets = _targets(classifier, checkpoint, before, labels, uniform[0], target)
-    thresholds = draw_thresholds(
-        uniform[1], interval=tuple(config.hallucination.threshold)
-    )
     options = config.hallucination
+    thresholds = draw_thresholds(
+        uniform[1],
+        interval=tuple(options.threshold),
+        grid=config.compat == "released",
+    )
+    clip = options.clip_to_pixel_range and classifier.normalisation.pixel_range()
     result = jax.jit(
         lambda seeds, targets, thresholds: hallucinate(
             classifier.logits_fn,
@@ -86,6 +95,7 @@ def example_hallucinations(
             max_iterations=options.max_iterations,
             max_step=options.max_step,
             max_norm=options.max_norm,
+            clip_to_pixel_range=clip,
         )
     )(seeds, jnp.asarray(targets), thresholds)
     after = classifier.denormalise(result.images)
@@ -118,15 +128,6 @@ def _training_seeds(config: ConfigDict, count: int) -> Split:
     firsts = firsts[tail_classes[classes]]
     spread = np.linspace(0, len(firsts) - 1, min(count, len(firsts))).round()
     return dataset.train.select(firsts[spread.astype(int)])
-
-
-def _folder(folder: str, count: int) -> Split:
-    paths = sorted(
-        str(path) for path in Path(folder).glob("*") if path.suffix.lower() in _SUFFIXES
-    )
-    if not paths:
-        raise ConfigError(f"no image in {folder}; known are {', '.join(_SUFFIXES)}")
-    return split_of_files("images", paths[:count])
 
 
 def _targets(
