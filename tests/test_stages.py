@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blt_jax import losses
-from blt_jax.config import override
+from blt_jax.config import ConfigError, override
 from blt_jax.data.class_aware import ClassAwareSampler
 from blt_jax.data.sampler import GammaBalancedSampler, ShuffledSampler
 from blt_jax.defaults import default_config
@@ -81,6 +81,15 @@ def test_a_loss_that_does_not_exist_is_refused_before_stage_1(tmp_path: Path) ->
         train(config, tmp_path)
     with pytest.raises(ValueError, match="unknown name 'lifted'"):
         check(prepare(config, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_of_centroids_without_any_is_refused_before_stage_1(
+    tmp_path: Path,
+) -> None:
+    config = config_with("--config.loss.batch=centroid")
+    with pytest.raises(ConfigError, match="needs a memory: set config"):
+        train(config, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -136,9 +136,15 @@ def make_losses(
 ) -> tuple[losses.Loss, losses.BatchLoss | None]:
     """The configured loss of images and loss of batches; [C] training images a class.
 
-    Raises ValueError for a name or setting that does not exist.
+    Raises ValueError for a name or setting that does not exist, and ConfigError for a
+    loss of centroids where the head has none.
     """
     options = config.loss
+    if options.batch == "centroid" and config.model.head not in WITH_MEMORY:
+        raise ConfigError(
+            "config.loss.batch 'centroid' needs a memory: set config.model.head to "
+            f"{' or '.join(WITH_MEMORY)}, not {config.model.head!r}"
+        )
     loss = losses.get(
         options.name,
         margin=options.margin,
