@@ -51,7 +51,8 @@ def keep_programs() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "blt_jax"
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(caches) / "blt_jax"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
