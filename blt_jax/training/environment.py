@@ -48,10 +48,14 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
+    """Of this package's own checkout, not of whatever an installed one lies in."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
+            cwd=checkout,
             capture_output=True,
             text=True,
             check=True,
