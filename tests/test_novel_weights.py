@@ -18,6 +18,7 @@ from blt_jax.training.assess import assess
 from blt_jax.training.checkpoint import find_checkpoint, load_checkpoint, load_meta
 from blt_jax.training.inference import load
 from blt_jax.training.interruption import InterruptionError
+from blt_jax.training.log import RunLog
 from blt_jax.training.novel_weights import NovelWeights
 from blt_jax.training.run import train
 from blt_jax.training.setup import prepare, tail
@@ -137,6 +138,10 @@ def test_what_is_validated_is_what_is_saved(finished):
     found = assess(setup, workdir, "val", which="last")
     for name in ("overall", "micro", "few", "medium", "many"):
         assert found[name] == last[name]
+    # The tail's images are read once, and told of.
+    (told,) = [one for one in records if one["kind"] == "exemplars"]
+    novel = tail(setup.config, setup.dataset.class_counts)
+    assert told["images"] == setup.dataset.class_counts[novel].sum()
     trained = [one for one in records if one["kind"] == "train"]
     assert all(0 <= one["accuracy"] <= 1 and one["loss"] > 0 for one in trained)
 
@@ -178,7 +183,8 @@ def test_a_bad_exemplar_is_replaced_where_training_does_so(finished, tmp_path):
     writer._setup = dataclasses.replace(setup, dataset=dataset)
     arrays = arrays_of(finished[0])
     state = TrainState(0, arrays["params"], arrays["batch_stats"], ())
-    kernel = np.asarray(writer(state).params["head"]["kernel"])
+    with RunLog(tmp_path / "log.jsonl") as log:
+        kernel = np.asarray(writer(state, log).params["head"]["kernel"])
     whole = arrays["params"]["head"]["kernel"]
     changed = np.flatnonzero((kernel != whole).any(0))
     assert changed.tolist() == [split.labels[bad]] and np.isfinite(kernel).all()

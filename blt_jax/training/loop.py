@@ -208,7 +208,7 @@ def _train(
         elif end_of_epoch:
             log.busy(f"{stage.name}: validating")
         if stage.complete and (end_of_epoch or stopping or saving):
-            state = stage.complete(state)
+            state = stage.complete(state, log)
         if end_of_epoch:
             evaluation = stage.validate(state)
             scores = stage.score(evaluation)

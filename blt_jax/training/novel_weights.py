@@ -4,6 +4,7 @@ The backbone does not change while the generator learns, so the features of thes
 are calculated once. With the weights the model is an ordinary cosine classifier.
 """
 
+import time
 from typing import Any
 
 import jax
@@ -12,10 +13,12 @@ import numpy as np
 
 from blt_jax.config import ConfigError
 from blt_jax.data.decode import decode
+from blt_jax.data.progress import duration
 from blt_jax.models.weight_generator import generate_from_many, init_generator
 from blt_jax.training.augment import normalise
 from blt_jax.training.draws import initial_key
 from blt_jax.training.feed import bad_files
+from blt_jax.training.log import RunLog
 from blt_jax.training.mesh import put_batch, put_replicated, replicated, sharded
 from blt_jax.training.setup import Setup, eval_batches, image_dtype, tail
 from blt_jax.training.state import TrainState
@@ -81,7 +84,7 @@ class NovelWeights:
     """Writes the weights of the tail classes into the head of a state.
 
     The first call reads the training images of these classes, cropped as for
-    evaluation. A class without any gets a weight of zero.
+    evaluation, and tells so in the log. A class without any gets a weight of zero.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -107,10 +110,22 @@ class NovelWeights:
         whole = replicated(setup.mesh)
         self._write = jax.jit(write, in_shardings=whole, out_shardings=whole)
 
-    def __call__(self, state: TrainState) -> TrainState:
+    def __call__(self, state: TrainState, log: RunLog) -> TrainState:
         """The same state, but for the head's weights of the tail classes."""
         if self._exemplars is None:
+            begin = time.monotonic()
             self._exemplars = self._read(state)
+            seconds, images = time.monotonic() - begin, len(self._records)
+            log.write(
+                {
+                    "kind": "exemplars",
+                    "stage": "stage2",
+                    "images": images,
+                    "seconds": seconds,
+                },
+                f"stage2: features of {images} training images of tail classes "
+                f"({duration(seconds)})",
+            )
         params, head = state.params, state.params["head"]
         kernel = self._write(params["generator"], head["kernel"], *self._exemplars)
         head = {**head, "kernel": kernel}

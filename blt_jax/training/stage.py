@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from blt_jax.training.bank import Bank
 from blt_jax.training.evaluate import Evaluation
+from blt_jax.training.log import RunLog
 from blt_jax.training.sinks import Sink
 from blt_jax.training.state import TrainState
 
@@ -47,7 +48,7 @@ class Stage:
     ids: Sequence[str]  # names of the training images by record
     seed_dtype: type = np.uint8  # of the seeds' images: float from a bank
     # What is calculated, not learned, of the state; before validating and saving.
-    complete: Callable[[TrainState], TrainState] | None = None
+    complete: Callable[[TrainState, RunLog], TrainState] | None = None
     bank: Callable[[], Bank] | None = None  # makes it, once; None: no static arm
     # What only a new stage needs, and takes long: from that state on the devices.
     begin: Callable[[TrainState], TrainState] = lambda state: state
