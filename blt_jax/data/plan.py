@@ -1,7 +1,7 @@
 """The batch plan: which records, seeds and slots a step has, on every host alike."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,8 +49,6 @@ class BatchPlan:
       the same record, cropped and augmented anew; "dataset": a random training record
       of the same class (the released code).
     rounding: of p times the number of tail rows; "ceil" (paper) or "floor" (code).
-    widths: slot widths of an earlier run, so that a resumed run compiles the same;
-      None: chosen from the plan.
     """
 
     def __init__(
@@ -66,7 +64,6 @@ class BatchPlan:
         first_step: int = 0,
         seed_source: str = "batch",
         rounding: str = "ceil",
-        widths: Sequence[int] | None = None,
     ):
         labels = np.asarray(labels)
         tail_mask = np.asarray(tail_mask, bool)
@@ -104,9 +101,7 @@ class BatchPlan:
             order, np.cumsum(np.bincount(labels, minlength=len(tail_mask)))[:-1]
         )
         self._probe: np.ndarray | None = None
-        if widths is None:
-            widths = self._choose_widths()
-        self.widths = self._checked_widths(widths)
+        self.widths = self._choose_widths()
 
     def __call__(self, step: int) -> Plan:
         """Return the plan of one step, step >= 0."""
@@ -156,32 +151,15 @@ class BatchPlan:
             self._probe = np.array(counts, np.int64)
         return self._probe
 
-    def _overflow(self) -> int:
-        return _round_up(self.num_seeds(self.batch_size), self.num_devices)
-
     def _choose_widths(self) -> tuple[int, ...]:
         if not self.tail_fraction or not self._tail_record.any():
             return ()
         widths = optimal_widths(
             self._seed_counts(), multiple_of=self.num_devices, tolerance=PADDING
         )
-        return tuple(sorted({*widths, self._overflow()} - {0}))
-
-    def _checked_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
-        result = tuple(sorted({int(width) for width in widths} - {0}))
-        bad = [width for width in result if width < 0 or width % self.num_devices]
-        if bad:
-            raise ValueError(
-                f"widths: {bad[0]} is not a multiple of the {self.num_devices} devices"
-            )
-        if self.tail_fraction and self._tail_record.any():
-            largest = self._overflow()
-            if not result or result[-1] < largest:
-                raise ValueError(
-                    f"widths: {result} cannot hold the {largest} seeds of a batch of "
-                    "tail images only"
-                )
-        return result
+        # A batch of tail images only may come at any later step.
+        largest = _round_up(self.num_seeds(self.batch_size), self.num_devices)
+        return tuple(sorted({*widths, largest} - {0}))
 
 
 def optimal_widths(
