@@ -13,15 +13,12 @@ from blt_jax import losses
 from blt_jax.data.plan import Plan, slot_layout
 from blt_jax.hallucination.targets import (
     confusion_pools,
-    draw_targets,
-    draw_thresholds,
     empty_confusion,
 )
 from blt_jax.models.heads import HeadOutput
 from blt_jax.models.layers.convolution import convolution
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation, Normalisation
-from blt_jax.training.draws import draw
 from blt_jax.training.mesh import make_mesh, put_batch, put_replicated
 from blt_jax.training.not_finite import PARTS, not_finite
 from blt_jax.training.state import create_state
@@ -331,28 +328,6 @@ def test_compiled_ahead_of_time_gives_the_same_bits():
     program = ahead.program(slots=16)
     ahead.state, _ = program(*ahead.arguments(0, slots=16))
     assert_trees_close(run.state, ahead.state, rtol=0, atol=0)
-
-
-def test_targets_and_thresholds_do_not_depend_on_the_devices():
-    found = []
-    pools = confusion()
-    for devices in (1, 8):
-        batch = host_batch(3, slots=16, devices=devices)
-        draws = draw(jax.random.key(7), 3, jnp.asarray(batch["seed_index"]))
-        targets, _ = draw_targets(draws.target, batch["seed_label"], pools)
-        thresholds = draw_thresholds(draws.threshold, interval=OPTIONS.threshold)
-        valid = batch["seed_valid"]
-        order = np.argsort(batch["seed_index"][valid])
-        found.append(
-            [
-                np.asarray(values)[valid][order]
-                for values in (batch["seed_index"], targets, thresholds)
-            ]
-        )
-    one, eight = found
-    assert len(one[0]) > 3
-    for mine, theirs in zip(one, eight, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
 
 
 def nan_for_no_class(output, labels, step):
