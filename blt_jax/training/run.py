@@ -77,9 +77,11 @@ def train(
         with _locked(workdir):
             _describe(setup, plans, records, changes)
             for name, plan in plans.items():
-                stage = make_stage(setup, name, plan)
-                stage = dataclasses.replace(stage, changes=changes)
-                train_stage(stage, lambda step: request.reached() or stop())
+                # Without a name for it, a stage's images and bank go with it.
+                train_stage(
+                    dataclasses.replace(make_stage(setup, name, plan), changes=changes),
+                    lambda step: request.reached() or stop(),
+                )
     return setup
 
 
