@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from blt_jax.training.continuation import (
 )
 from blt_jax.training.run import train
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "def get_config():\n    return {}\n"
 # For fields of which not every value is a configuration.
 OTHER = {
@@ -108,8 +110,11 @@ def test_every_field_must_match_or_may_change(name, value, tmp_path, capsys):
         assert "was begun with another" not in capsys.readouterr().err
 
 
-def test_every_exception_is_a_field():
+def test_every_exception_is_a_field_and_told():
     assert set(MAY_CHANGE) <= {name for name, _ in fields()}
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    told = page.partition("These may change freely:")[2].partition(". So may")[0]
+    assert set(re.findall(r"`([^`]+)`", told)) == set(MAY_CHANGE)
 
 
 def test_the_table_is_aligned_and_lists_all_that_is_not_allowed(tmp_path):
