@@ -26,7 +26,7 @@ def check(setup: Setup) -> dict[str, Any]:
     """Shapes, parameters, operations, memory, slots and splits, by name.
 
     Everything about the model comes from abstract evaluation; bytes are lower
-    bounds (parameters, optimizer state and one batch in transit).
+    bounds (parameters, optimizer state and the `data.buffer` batches held ready).
     """
     config, dataset, model = setup.config, setup.dataset, setup.model
     make_losses(config, dataset.class_counts)  # a wrong name or setting is refused
