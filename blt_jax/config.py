@@ -1,8 +1,8 @@
 """The configuration: the defaults, changed by a file, changed by the command line.
 
 A config file's `get_config()` gives only what differs from `default_config()`. This
-module knows names, types and plain consistency; nothing below `training/run` sees a
-ConfigDict.
+module knows names, types and plain consistency. No part of `data`, `models`, `losses`,
+`hallucination` and `metrics` sees a ConfigDict.
 """
 
 import difflib
@@ -128,7 +128,6 @@ def check_config(config: ConfigDict) -> None:
         "hallucination.seed_source": ("batch", "augmented", "dataset"),
         "hallucination.confusion_fallback": ("skip", "uniform"),
         "hallucination.frozen_targets": ("confusion", "random"),
-        "hallucination.step_rule": ("gradient", "accumulated", "newton", "none"),
         "sampler.name": ("gamma", "shuffled", "class_aware"),
         "stage1.schedule": ("multistep", "cosine"),
         "stage2.method": ("classifier", "weight_generator"),

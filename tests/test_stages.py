@@ -84,6 +84,16 @@ def test_a_loss_that_does_not_exist_is_refused_before_stage_1(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_step_rules_are_those_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = prepare(config_with("--config.hallucination.step_rule=mine"), tmp_path)
+    with pytest.raises(ValueError, match=r"step_rule: unknown name 'mine'.*newton"):
+        stages.make_plan(setup, "stage1")
+    monkeypatch.setitem(stages.STEP_RULES, "mine", stages.STEP_RULES["gradient"])
+    assert stages.make_plan(setup, "stage2").widths
+
+
 def test_a_loss_of_centroids_without_any_is_refused_before_stage_1(
     tmp_path: Path,
 ) -> None:

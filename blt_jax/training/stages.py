@@ -14,10 +14,12 @@ import optax
 from ml_collections import ConfigDict
 
 from blt_jax import losses
+from blt_jax.choices import check_choice
 from blt_jax.config import ConfigError
 from blt_jax.data.class_aware import ClassAwareSampler
 from blt_jax.data.plan import BatchPlan
 from blt_jax.data.sampler import GammaBalancedSampler, Sampler, ShuffledSampler
+from blt_jax.hallucination.ascent import STEP_RULES
 from blt_jax.training.append import HallucinationOptions
 from blt_jax.training.augment import Augmentation
 from blt_jax.training.bank import DTYPE, feed_from_bank
@@ -66,6 +68,10 @@ def make_plan(setup: Setup, name: str, *, per_epoch: int | None = None) -> Batch
     per_epoch: steps; None: as many full batches as the training split has.
     """
     config, labels = setup.config, setup.dataset.train.labels
+    rules = (*STEP_RULES, "none")
+    check_choice(
+        "config.hallucination.step_rule", config.hallucination.step_rule, rules
+    )
     per_epoch = per_epoch or steps_per_epoch(setup)
     seed = _stage_seed(config.seed, name)
     hallucination = config.hallucination
