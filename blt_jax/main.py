@@ -40,6 +40,8 @@ COMMANDS: dict[str, ModuleType] = {
     "reproduce": reproduce,
     "report": report,
 }
+# Without a --config: fields are those of the checkpoint's own configuration.
+_OF_A_CHECKPOINT = ("predict", "report")
 _OVERRIDES = (
     "Any field of the configuration can be changed on the command line: "
     "--config.batch_size=64 --config.hallucination.enabled=False"
@@ -95,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         subparser.add_argument(
             "--traceback", action="store_true", help="show where an error was raised"
         )
-        if "--config" in subparser._option_string_actions:
+        if "--config" in subparser._option_string_actions or name in _OF_A_CHECKPOINT:
             subparser.epilog = "\n\n".join(filter(None, (subparser.epilog, _OVERRIDES)))
     return parser
 

@@ -1,9 +1,11 @@
 """The command line's help: it fits 80 columns, and every option is told."""
 
 import argparse
+import inspect
 
 import pytest
 
+from blt_jax.data.prepare.run import PREPARATIONS
 from blt_jax.main import COMMANDS, build_parser, run
 
 
@@ -58,7 +60,7 @@ def test_fields_are_offered_where_there_is_a_configuration() -> None:
         for name, parser in parsers().items()
         if name and "--config.batch_size" in parser.format_help()
     }
-    takes = {
+    takes = {"predict", "report"} | {
         name
         for name, parser in parsers().items()
         if "--config" in parser._option_string_actions
@@ -74,3 +76,21 @@ def test_an_input_benchmark_ignores_nothing(
     command = ["bench", "input", "--source=nowhere", "--out=none.json", unused]
     assert run(command) == 2
     assert unused.split("=")[-1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("cifar10_lt", "CIFAR-10 {}, "),
+        ("cifar100_lt", "CIFAR-100 {}, "),
+        ("tiny_imagenet_lt", "Tiny ImageNet {}; "),
+        ("folder", "folder: none)"),
+    ],
+)
+def test_prepare_tells_how_many_validation_images_it_takes(
+    name: str, shown: str
+) -> None:
+    default = inspect.signature(PREPARATIONS[name]).parameters["val_per_class"].default
+    help_text = " ".join(parsers()["prepare"].format_help().split())
+    assert shown.format(default) in help_text
+    assert ("none" in shown) == (default == 0)
