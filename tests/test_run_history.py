@@ -44,6 +44,28 @@ def test_a_resumed_run_counts_steps_once_and_time_twice(tmp_path: Path) -> None:
     assert sum(time_parts(run).values()) == pytest.approx(sum(once.values()) + 4 + 2)
 
 
+def test_steps_that_are_done_again_at_other_intervals_count_once(
+    tmp_path: Path,
+) -> None:
+    again = [
+        {"kind": "resumed", "stage": "stage2", "step": 20},
+        *(train_event(2, step, loss=3.0) for step in (25, 35, 40)),
+    ]
+    run = read_run(make_run(tmp_path / "run", log=events() + again))
+    assert list(run.last("stage2", "train")) == [10, 20, 25, 35, 40]
+    assert list(run.last("stage2", "validation")) == [20]
+
+
+def test_a_bank_is_ascent(tmp_path: Path) -> None:
+    bank = {"kind": "bank", "stage": "stage2", "images": 9, "seconds": 2.5}
+    parts, without = (
+        time_parts(read_run(make_run(tmp_path / name, log=log)))
+        for name, log in (("bank", [bank, *events()]), ("none", events()))
+    )
+    assert parts.pop("ascent") == pytest.approx(without.pop("ascent") + 2.5)
+    assert parts == without
+
+
 def test_ascent_of_an_epoch_is_weighted_by_images(tmp_path: Path) -> None:
     found = ascent_by_epoch(read_run(make_run(tmp_path / "run")))
     assert list(found) == [2]  # the first hallucinates nothing

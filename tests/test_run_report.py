@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_runs import CLASSES, events, make_run
+from made_up_runs import CLASSES, evaluation, events, make_run
 
 from blt_jax import main
 from blt_jax.config import config_from_dict, flatten
@@ -152,6 +152,27 @@ def test_a_run_without_results_may_be_trained_to_the_end(tmp_path: Path) -> None
     assert "54.3 % overall" in page.text
 
 
+def test_an_evaluation_made_afterwards_is_the_result(tmp_path: Path) -> None:
+    # As `blt-jax evaluate --out=WORKDIR/evaluation.json` writes it.
+    run = make_run(tmp_path / "run", finished=False)
+    names = [f"class {c}" for c in range(CLASSES)]
+    (run / "evaluation.json").write_text(json.dumps(evaluation(names)))
+    _, page = report(run)
+    assert "finished" in page.text and "not evaluated" not in page.text
+    assert "Accuracy on the test split: 73.3 % overall" in page.text
+    assert "best, step 40" in page.text
+    # One made half-way is a result too, but the run is not finished.
+    half = make_run(tmp_path / "half", finished=False, log=events()[:6])
+    (half / "evaluation.json").write_text(json.dumps(evaluation(names)))
+    _, page = report(half)
+    assert "not finished: stage2, epoch 2 of 2" in page.text
+    assert "Accuracy on the test split: 73.3 % overall" in page.text
+    # Of the training split nothing is said among the results.
+    told = evaluation(names) | {"split": "train"}
+    (run / "evaluation.json").write_text(json.dumps(told))
+    assert "Accuracy in validation: 54.3 % overall" in report(run)[1].text
+
+
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", finished=False, log=events()[:1])
     _, page = report(run)
@@ -219,6 +240,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert told in capsys.readouterr().err
     assert main.run(["report", str(first), "--out=report.pdf"]) != 0
     assert "use a name in .html" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    places = ("A/runs/blt/seed0", "B/runs/blt/seed0", "B/runs/plain/seed0", "other")
+    runs = read_runs([make_run(tmp_path / place) for place in places])
+    names = ["A/runs/blt/seed0", "B/runs/blt/seed0", "plain/seed0", "other"]
+    assert [run.name for run in runs] == names
 
 
 @pytest.mark.parametrize("name", ["config.json", "evaluation.json", "results.json"])

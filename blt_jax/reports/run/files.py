@@ -11,8 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from blt_jax.data.shots import ShotMasks, shot_masks, tail_mask
-from blt_jax.reports.fields import ResultsError
-from blt_jax.reports.results import FILE_NAME, Results, read_results
+from blt_jax.reports.fields import Fields, ResultsError
+from blt_jax.reports.results import (
+    FILE_NAME,
+    Evaluation,
+    read_evaluation,
+    read_results,
+)
 
 STAGES = ("stage1", "stage2")
 EVALUATION = "evaluation.json"
@@ -29,14 +34,15 @@ class Run:
     config: Mapping[str, Any]  # config.json, "derived" included
     environment: Mapping[str, Any]
     events: Mapping[str, Sequence[Event]]  # by stage, in the order written
-    results: Results | None
+    finished: bool  # whether `train` has evaluated it: results.json is there
+    # By checkpoint and split: those of results.json, else that of evaluation.json.
+    results: Mapping[str, Mapping[str, Evaluation]]
     evaluation: Mapping[str, Any] | None  # of the best checkpoint, as `assess` gives it
     changed: datetime  # when a file of it was last written, UTC
 
     def last(self, stage: str, kind: str) -> dict[int, Event]:
         """The events of a kind by step; a resumed run's later one holds."""
-        found = {e["step"]: e for e in self.events[stage] if e.get("kind") == kind}
-        return {step: found[step] for step in sorted(found)}
+        return last_by_step(self.events[stage], kind)
 
     def planned_epochs(self, stage: str) -> int:
         """Epochs that the configuration gives a stage."""
@@ -77,24 +83,30 @@ def read_run(workdir: str | Path) -> Run:
             f"{workdir}: not a working directory of a run, there is no config.json; "
             "give what --workdir was when training"
         )
-    has_results = (workdir / FILE_NAME).exists()
+    evaluation = _evaluation(workdir / EVALUATION)
+    if finished := (workdir / FILE_NAME).exists():
+        results = read_results(workdir).checkpoints
+    else:
+        results = _evaluated(evaluation, str(workdir / EVALUATION))
     logs = [workdir / stage / "metrics.jsonl" for stage in STAGES]
-    files = [workdir / name for name in ("config.json", FILE_NAME)] + logs
+    names = ("config.json", FILE_NAME, EVALUATION)
+    files = [workdir / name for name in names] + logs
     written = max(path.stat().st_mtime for path in files if path.exists())
     return Run(
         name=workdir.resolve().name,
         workdir=workdir,
         config=config,
         environment=_json(workdir / "environment.json") or {},
-        events={s: _events(log) for s, log in zip(STAGES, logs, strict=True)},
-        results=read_results(workdir) if has_results else None,
-        evaluation=_evaluation(workdir / EVALUATION),
+        events={s: read_events(log) for s, log in zip(STAGES, logs, strict=True)},
+        finished=finished,
+        results=results,
+        evaluation=evaluation,
         changed=datetime.fromtimestamp(written, UTC),
     )
 
 
 def read_runs(workdirs: Sequence[str | Path]) -> list[Run]:
-    """Read several; those of one name are told apart by the folder they lie in.
+    """Read several; those of one name are told apart by the folders they lie in.
 
     Raises ResultsError as `read_run` does, and for a directory given twice.
     """
@@ -103,16 +115,19 @@ def read_runs(workdirs: Sequence[str | Path]) -> list[Run]:
     for path in paths:
         if paths.count(path) > 1:
             raise ResultsError(f"{path} is given twice; name each run once")
-    names = [path.name for path in paths]
     return [
-        Run(**{**vars(run), "name": _telling(path, names)})
+        Run(**{**vars(run), "name": _telling(path, paths)})
         for run, path in zip(runs, paths, strict=True)
     ]
 
 
-def _telling(path: Path, names: Sequence[str]) -> str:
-    unique = names.count(path.name) == 1
-    return path.name if unique else f"{path.parent.name}/{path.name}"
+def _telling(path: Path, paths: Sequence[Path]) -> str:
+    """As much of the end of a path as no other one has."""
+    for length in range(1, len(path.parts)):
+        end = path.parts[-length:]
+        if sum(other.parts[-length:] == end for other in paths) == 1:
+            return "/".join(end)
+    return str(path)
 
 
 def _field(config: Mapping[str, Any], group: str, name: str, default: Any) -> Any:
@@ -142,8 +157,36 @@ def _evaluation(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _events(log: Path) -> list[Event]:
-    """The lines of a log; the last one may be half written still."""
+def _evaluated(
+    evaluation: Mapping[str, Any] | None, where: str
+) -> dict[str, dict[str, Evaluation]]:
+    if evaluation is None:
+        return {}
+    fields = Fields(evaluation, where)
+    return {"best": {fields.text("split"): read_evaluation(fields)}}
+
+
+def last_by_step(events: Sequence[Event], kind: str) -> dict[int, Event]:
+    """The events of a kind in the order of steps.
+
+    A resumed run does the steps after its checkpoint again; what was told of them
+    before counts no more, even where the log's intervals are others now.
+    """
+    found: dict[int, Event] = {}
+    for event in events:
+        if event["kind"] == "resumed":
+            found = {step: e for step, e in found.items() if step <= event["step"]}
+        elif event["kind"] == kind:
+            found[event["step"]] = event
+    return {step: found[step] for step in sorted(found)}
+
+
+def read_events(log: Path) -> list[Event]:
+    """The lines of a log, none where there is no file.
+
+    The last one may be half written still. Raises ResultsError for another one that is
+    no event.
+    """
     if not log.exists():
         return []
     lines = log.read_text(encoding="utf-8").splitlines()

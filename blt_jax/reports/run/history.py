@@ -95,7 +95,8 @@ def time_parts(run: Run) -> dict[str, float]:
     """Seconds of each of TIME_PARTS, over all stages and every start of this run.
 
     Ascent and training run in one step, whose time is split by their operations: an
-    evaluation of the ascent costs 2 forward passes, an image trained with 3.
+    evaluation of the ascent costs 2 forward passes, an image trained with 3. Images
+    that are made once, before the steps, are ascent as well.
     """
     parts = dict.fromkeys(TIME_PARTS, 0.0)
     for stage in STAGES:
@@ -104,6 +105,8 @@ def time_parts(run: Run) -> dict[str, float]:
             kind, seconds = event["kind"], event.get("seconds", 0.0)
             if kind == "compile":
                 parts["compilation"] += seconds
+            elif kind == "bank":
+                parts["ascent"] += seconds
             elif kind == "saving":
                 parts["checkpoints"] += seconds
                 saved[event["step"]] = seconds

@@ -29,7 +29,7 @@ def outcome(run: Run, checkpoint: str = "best") -> Outcome | None:
     Of an unfinished run the best so far is that of the latest stage, by overall
     accuracy and ties to the later, as checkpoints are chosen.
     """
-    splits = run.results.checkpoints.get(checkpoint, {}) if run.results else {}
+    splits = run.results.get(checkpoint, {})
     for split in ("test", "val"):
         if split in splits:
             return _of(splits[split], split, f"{checkpoint}, step {splits[split].step}")
@@ -52,7 +52,7 @@ def _of(found: Evaluation, split: str, told: str) -> Outcome:
 
 def status(run: Run) -> str:
     """How far a run has come."""
-    if run.results is not None:
+    if run.finished:
         return "finished"
     for stage in reversed(STAGES):
         done = [e for k in ("train", "validation") for e in run.last(stage, k).values()]
@@ -62,7 +62,8 @@ def status(run: Run) -> str:
             planned = run.planned_epochs(stage)
             final = not run.planned_epochs("stage2") or stage == "stage2"
             if final and last["kind"] == "validation" and last["epoch"] == planned:
-                return "trained to the end, not evaluated"
+                evaluated = run.evaluation is not None
+                return "finished" if evaluated else "trained to the end, not evaluated"
             return f"not finished: {stage}, epoch {last['epoch']} of {planned}"
     return "not finished: no step is logged yet"
 

@@ -33,8 +33,8 @@ def time_section(runs: Sequence[Run]) -> Section:
         "checkpoint that the run waits for, compilation. Ascent and training are one "
         "program on the device; their sum is measured, and it is split by the "
         "operations counted: an evaluation of the ascent costs two forward passes, an "
-        "image trained with three. Not in it: starting up, reading lists and the "
-        "evaluation at the end.",
+        "image trained with three; a bank of images made before the steps is ascent as "
+        "a whole. Not in it: starting up, reading lists and the evaluation at the end.",
         "faint",
     )
     return Section("Time", "time", bars + told + note)
