@@ -152,6 +152,13 @@ def test_damaged_files_are_refused(tmp_path: Path, text: str, message: str) -> N
         read_results(tmp_path)
 
 
+def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    for path in (tmp_path / "run", tmp_path / "none"):
+        with pytest.raises(ResultsError, match="appears when the training"):
+            read_results(path)
+
+
 def test_command_prints_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

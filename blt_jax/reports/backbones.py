@@ -72,9 +72,7 @@ PUBLISHED: dict[str, Published] = {
     "efficientnet_b7": Published(1000, 66_347_960, 1, 37.746, 600, _TORCHVISION),
     # torchvision counts the auxiliary classifier too, which we do not have.
     "inception_v3": Published(1000, 23_830_000, 10_000, 5.713, 299, _BOTH),
-    "vit_s16": Published(
-        1000, 22_050_000, 10_000, 4.6, 224, "timm; Touvron et al. 2021"
-    ),
+    "vit_s16": Published(1000, 22_050_000, 10_000, 4.6, 224, _DEIT),
     "convnext_tiny": Published(1000, 28_589_128, 1, 4.456, 224, _TORCHVISION),
 }
 

@@ -65,7 +65,9 @@ class Recipe:
     image_size: int
     batch_size: int
     epochs: tuple[int, ...]  # of each stage
-    stage1: str  # digest of the checkpoint that stage 2 began with; "": none
+    # Digest of the configuration of stage 1, which arms share; also where it was not
+    # trained, because it has no epochs or a checkpoint took its place.
+    stage1: str
     flops: float | None = None
     shots: Mapping[str, int] = field(default_factory=lambda: {"many": 100, "few": 20})
 

@@ -27,6 +27,7 @@ FILE_NAME = "results.json"
 FORMAT = 1
 ACCURACIES = ("many", "medium", "few", "overall", "micro", "top5")
 GROUPS = ("many", "medium", "few")
+ALL_GROUPS = (*GROUPS, "overall")
 CHECKPOINTS = ("best", "last")
 
 
@@ -112,7 +113,7 @@ def read_results(path: str | Path) -> Results:
     path = _file(path)
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ResultsError(
             f"no {path}; it appears when the training there is finished"
         ) from None
@@ -162,11 +163,10 @@ def read_evaluation(fields: Fields) -> Evaluation:
 
 def print_accuracies(name: str, split: str, result: dict[str, Any]) -> None:
     """Print one evaluation for the person who waits for it."""
-    columns = ("many", "medium", "few", "overall", "micro", "top5")
     shown = [
         "-" if result[column] is None else f"{100 * result[column]:.1f}"
-        for column in columns
+        for column in ACCURACIES
     ]
     print(f"\n{name} on {split} ({result['images']} images), accuracy in %:")
-    print("  ".join(f"{column:>8}" for column in columns))
+    print("  ".join(f"{column:>8}" for column in ACCURACIES))
     print("  ".join(f"{value:>8}" for value in shown))

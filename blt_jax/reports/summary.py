@@ -7,10 +7,8 @@ from typing import Any
 from blt_jax.reports.fields import ResultsError
 from blt_jax.reports.published import Published, published
 from blt_jax.reports.records import Recipe, Record, by_arm
-from blt_jax.reports.results import CHECKPOINTS
+from blt_jax.reports.results import ALL_GROUPS, CHECKPOINTS
 from blt_jax.reports.seeds import Spread, accuracy, over_seeds, paired_difference
-
-GROUPS = ("many", "medium", "few", "overall")
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def summarise(
             if baseline not in (None, arm):
                 first = found[str(baseline)]
                 difference = {
-                    g: paired_difference(spreads[g], first[g]) for g in GROUPS
+                    g: paired_difference(spreads[g], first[g]) for g in ALL_GROUPS
                 }
             row = (published_rows or {}).get(arm, "")
             printed = published(records[0].recipe.dataset, row)
@@ -113,7 +111,9 @@ def summarise(
 def _accuracies(
     records: Sequence[Record], checkpoint: str, split: str
 ) -> dict[str, Spread]:
-    return {g: accuracy(records, g, checkpoint=checkpoint, split=split) for g in GROUPS}
+    return {
+        g: accuracy(records, g, checkpoint=checkpoint, split=split) for g in ALL_GROUPS
+    }
 
 
 def _check_comparable(records: Sequence[Record]) -> None:
@@ -142,7 +142,8 @@ def _budget(arm: str, records: Sequence[Record]) -> Budget:
         [record.seed for record in records],
         mean(a.hallucinated for a in ascents),
         mean(a.evaluations / a.hallucinated for a in ascents if a.hallucinated),
-        mean(a.reached / a.hallucinated for a in ascents if a.evaluations),
+        # Of images made once, in a bank, the updates are not counted.
+        mean(a.reached / a.hallucinated for a in ascents if a.iterations),
         {stage: None if s is None else s / 60 for stage, s in seconds.items()},
     )
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from blt_jax.data.whole_file import write_whole
 from blt_jax.reports.published import SOURCES
+from blt_jax.reports.results import ALL_GROUPS
 from blt_jax.reports.seeds import Spread
-from blt_jax.reports.summary import GROUPS, Budget, Row, Summary
+from blt_jax.reports.summary import Budget, Row, Summary
 
 _CHECKPOINTS = {"best": "Best by validation", "last": "Last epoch"}
 _NOTHING = "-"
@@ -84,24 +85,29 @@ def caption(summary: Summary) -> str:
 def format_csv(summary: Summary) -> str:
     """A line an arm and checkpoint; accuracies, the paper's too, are fractions."""
     heading = ["arm", "checkpoint", "split", "n"]
-    heading += [f"{g}_{what}" for g in GROUPS for what in ("mean", "std")]
+    heading += [f"{g}_{what}" for g in ALL_GROUPS for what in ("mean", "std")]
     heading += ["baseline", "difference_n"]
-    heading += [f"{g}_difference_{what}" for g in GROUPS for what in ("mean", "std")]
-    heading += [f"{g}_paper" for g in GROUPS]
+    heading += [
+        f"{g}_difference_{what}" for g in ALL_GROUPS for what in ("mean", "std")
+    ]
+    heading += [f"{g}_paper" for g in ALL_GROUPS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heading)
     for row in summary.rows:
         known, nothing = row.difference or {}, Spread(None, None, {})
         paired = max((spread.n for spread in known.values()), default=None)
-        ours = [row.accuracy[g] for g in GROUPS]
-        differences = [known.get(g, nothing) for g in GROUPS]
+        ours = [row.accuracy[g] for g in ALL_GROUPS]
+        differences = [known.get(g, nothing) for g in ALL_GROUPS]
         writer.writerow(
             [row.arm, row.checkpoint, summary.split, row.n]
             + [_fraction(v) for s in ours for v in (s.mean, s.std)]
             + ["" if paired is None else summary.baseline, paired]
             + [_fraction(v) for s in differences for v in (s.mean, s.std)]
-            + [_fraction(v and v / 100) for v in row.published or [None] * len(GROUPS)]
+            + [
+                _fraction(v and v / 100)
+                for v in row.published or [None] * len(ALL_GROUPS)
+            ]
         )
     return text.getvalue()
 
@@ -135,7 +141,7 @@ def format_json(
 
 
 def _accuracy_table(summary: Summary, rows: Sequence[Row]) -> str:
-    names = [group.capitalize() for group in GROUPS]
+    names = [group.capitalize() for group in ALL_GROUPS]
     paper = any(row.published for row in rows)
     differs = summary.baseline is not None
     lines = [["Arm", "Seeds", *names]]
@@ -143,12 +149,12 @@ def _accuracy_table(summary: Summary, rows: Sequence[Row]) -> str:
     lines[0] += [f"Paper: {' / '.join(names).lower()}"] if paper else []
     for row in rows:
         cells = [row.arm, str(row.n)]
-        cells += [_plus_minus(row.accuracy[g], ".1f") for g in GROUPS]
+        cells += [_plus_minus(row.accuracy[g], ".1f") for g in ALL_GROUPS]
         if differs:
             known = row.difference or {}
             cells += [
                 _plus_minus(known[g], "+.1f") if g in known else _NOTHING
-                for g in GROUPS
+                for g in ALL_GROUPS
             ]
         if paper:
             printed = row.published
@@ -208,8 +214,8 @@ def _row(row: Row) -> dict[str, Any]:
         "arm": row.arm,
         "checkpoint": row.checkpoint,
         "n": row.n,
-        **{g: row.accuracy[g].numbers() for g in GROUPS},
-        "difference": difference and {g: difference[g].numbers() for g in GROUPS},
+        **{g: row.accuracy[g].numbers() for g in ALL_GROUPS},
+        "difference": difference and {g: difference[g].numbers() for g in ALL_GROUPS},
         "paper_percent": printed and printed._asdict(),
     }
 

@@ -16,10 +16,7 @@ from blt_jax.reports.results import (
     Evaluation,
     Results,
     read_results,
-    write_results,
 )
-
-__all__ = ["format_table", "main", "read_results", "write_results"]
 
 STYLES = ("text", "markdown")
 HEADINGS = {"top5": "top-5"}

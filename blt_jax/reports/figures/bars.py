@@ -7,7 +7,6 @@ import numpy as np
 
 from blt_jax.reports.fields import ResultsError
 from blt_jax.reports.figures.parts import (
-    ALL_GROUPS,
     Arms,
     accuracies,
     group_label,
@@ -31,6 +30,7 @@ from blt_jax.reports.figures.style import (
     style,
 )
 from blt_jax.reports.records import Record
+from blt_jax.reports.results import ALL_GROUPS
 from blt_jax.reports.seeds import Spread, over_seeds
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Arms = Mapping[str, Sequence[Record]]  # label -> records, one a seed
-ALL_GROUPS = ("many", "medium", "few", "overall")
 
 
 def check_arms(arms: Arms) -> None:

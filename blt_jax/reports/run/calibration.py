@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from blt_jax.reports.results import ALL_GROUPS
 from blt_jax.reports.run.classes import evaluate_command
 from blt_jax.reports.run.files import Run
 from blt_jax.reports.run.page import (
@@ -15,7 +16,7 @@ from blt_jax.reports.run.page import (
     table,
 )
 from blt_jax.reports.run.svg import Axis, Plot, percent
-from blt_jax.reports.run.training import CURVES, SHAPES, group_legend
+from blt_jax.reports.run.training import SHAPES, group_legend
 
 _FEW = 10  # images below which a bin's accuracy says little; it is not drawn
 
@@ -36,7 +37,7 @@ def calibration_section(runs: Sequence[Run]) -> Section:
             )
             continue
         charts.append(figure(_diagram(run, found), run.name))
-        errors = [found.get(name) for name in CURVES]
+        errors = [found.get(name) for name in ALL_GROUPS]
         cells = [f"{100 * one['ece']:.1f}" if one else "–" for one in errors]
         rows.append([escape(run.name), *cells])
     if not charts:
@@ -49,7 +50,7 @@ def calibration_section(runs: Sequence[Run]) -> Section:
         "over images (15 bins of equal width, Guo et al. 2017)."
     )
     errors_table = table(
-        ["run", *CURVES], rows, caption="Expected calibration error in points"
+        ["run", *ALL_GROUPS], rows, caption="Expected calibration error in points"
     )
     body = told + group_legend() + figures(charts) + errors_table + absent
     return Section("Calibration", "calibration", body)
@@ -62,7 +63,7 @@ def _diagram(run: Run, found: dict[str, Any]) -> str:
         description=f"{run.name}: accuracy against confidence, by shot",
     )
     plot.line([(0, 0), (1, 1)], "diagonal")
-    for name in CURVES:
+    for name in ALL_GROUPS:
         one = found.get(name)
         if not one:
             continue

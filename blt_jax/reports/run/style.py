@@ -13,7 +13,7 @@ _ON_DARK = {
     BLACK: "#E4E7EA",
 }
 RUN_STYLES = 7  # runs that differ in colour; then dashes tell them apart as well
-# Parts of a run's time, in the order of `run_history.TIME_PARTS`.
+# Parts of a run's time, in the order of `history.TIME_PARTS`.
 _TIME_COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _DASHES = ("none", "7 3", "2 2.5", "9 3 2 3")
 

@@ -1,6 +1,6 @@
 """Charts as inline SVG: axes, lines, points, bars and heat maps, coloured by CSS.
 
-A series names a class (`html_style`), which gives it its colour on light and on dark.
+A series names a class (of `style.py`), which gives it its colour on light and on dark.
 Every text is escaped.
 """
 

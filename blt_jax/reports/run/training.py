@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from blt_jax.reports.results import ALL_GROUPS
 from blt_jax.reports.run.files import STAGES, Run
 from blt_jax.reports.run.history import (
     ascent_by_epoch,
@@ -22,7 +23,6 @@ from blt_jax.reports.run.page import (
 from blt_jax.reports.run.style import run_style
 from blt_jax.reports.run.svg import Axis, Plot, heat_map, shares_axis
 
-CURVES = ("many", "medium", "few", "overall")
 SHAPES = {"many": "o", "medium": "s", "few": "^", "overall": "D"}
 
 
@@ -32,7 +32,7 @@ def run_legend(runs: Sequence[Run], shown: Sequence[int]) -> str:
     return legend(entries) if len(shown) > 1 else ""
 
 
-def group_legend(groups: Sequence[str] = CURVES) -> str:
+def group_legend(groups: Sequence[str] = ALL_GROUPS) -> str:
     """Which colour and shape is which group."""
     named = {"overall": "overall"}
     return legend(
@@ -44,14 +44,14 @@ def curves_section(runs: Sequence[Run]) -> Section:
     """Validation accuracy by shot and training loss, over the epochs."""
     found = [validations(run) for run in runs]
     charts, keys = [], run_legend(runs, range(len(runs)))
-    values = [y for curves in found for name in CURVES for _, y in curves[name]]
+    values = [y for curves in found for name in ALL_GROUPS for _, y in curves[name]]
     share = shares_axis("accuracy", values)
     if not values:
         charts.append(missing("No epoch has been validated yet."))
     elif len(runs) == 1:
         keys = group_legend()
         plot = Plot(_epochs(runs), share, description=_told(runs, "all groups"))
-        for name in CURVES:
+        for name in ALL_GROUPS:
             plot.line(found[0][name], f"g-{name}")
             plot.dots(
                 found[0][name],
@@ -63,7 +63,7 @@ def curves_section(runs: Sequence[Run]) -> Section:
             )
         charts.append(_figure(plot, runs, "Validation accuracy by shot"))
     else:
-        for name in CURVES:
+        for name in ALL_GROUPS:
             plot = Plot(_epochs(runs), share, description=_told(runs, f"{name}"))
             for number, curves in enumerate(found):
                 plot.line(curves[name], run_style(number))
