@@ -1,8 +1,9 @@
 """The systems that the paper compares, each as changes of a configuration.
 
-Stage 1 is the same for all: shuffled epochs, cross-entropy. A system is what stage 2
-adds. `blt-jax train --system NAME` applies one between the configuration file and the
-command line; `blt-jax reproduce` trains tables of them.
+Stage 1 is plain training for all, shuffled epochs and cross-entropy, with the head that
+the system has. A system is what stage 2 adds. `blt-jax train --system NAME` applies one
+between the configuration file and the command line; `blt-jax reproduce` trains tables
+of them.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,11 @@ from blt_jax.choices import choose
 
 
 class System(NamedTuple):
-    """What a system is, and the fields that make it, by dotted name.
+    """What a system is, and the fields that tell it from others, by dotted name.
 
-    stage1: fields in which its first stage differs from its second. frozen: the system
-    whose finished run, of the same seed, makes its hard examples.
+    overrides: put on what all have in common (`system_fields`). stage1: fields in
+    which its first stage differs from its second. frozen: the system whose finished
+    run, of the same seed, makes its hard examples.
     """
 
     title: str
@@ -24,6 +26,33 @@ class System(NamedTuple):
     frozen: str = ""
 
 
+# What a system consists of where it says nothing else, whatever the configuration file
+# says: the defaults. What is not here (gamma, p, thresholds, rates) is of the recipe.
+_COMMON: Mapping[str, Any] = {
+    "sampler.name": "gamma",
+    "model.head": "squashing_cosine",
+    "model.feature_relu": True,
+    "model.attention": False,
+    "loss.name": "cross_entropy",
+    "loss.margin": 1.0,
+    "loss.annealing_start": 0.0,
+    "loss.annealing_decay": 0.0,
+    "loss.annealing_floor": 0.0,
+    "loss.focus": 2.0,
+    "loss.class_weights": "none",
+    "loss.effective_beta": 0.999,
+    "loss.batch": "none",
+    "loss.batch_weight": 1.0,
+    "loss.lifted_margin": 1.0,
+    "loss.range_margin": 5.0,
+    "loss.range_intra": 1e-3,
+    "loss.range_inter": 0.1,
+    "stage2.method": "classifier",
+    "hallucination.enabled": True,
+    "hallucination.step_rule": "gradient",
+    "hallucination.seed_source": "batch",
+    "hallucination.frozen_model": "",
+}
 _NO_HALLUCINATION = {"hallucination.enabled": False}
 # The baselines classify by a dot product; the squashing cosine is part of BLT.
 _BASELINE = {**_NO_HALLUCINATION, "model.head": "linear"}
@@ -78,7 +107,7 @@ SYSTEMS: dict[str, System] = {
     # The paper's row is near that of plain sampling: focal on top of the balancer.
     "focal": System("Focal loss", {**_BASELINE, "loss.name": "focal"}),
     # Weights correct the imbalance once, on natural sampling (Cui et al. 2019); the
-    # paper's rows, far below the plain model, look like weights on top of sampling.
+    # paper's rows, overall below the plain model, look like weights on top of sampling.
     "class_balanced": System(
         "CB", {**_BASELINE, **_EFFECTIVE_NUMBER, "sampler.name": "shuffled"}
     ),
@@ -159,3 +188,12 @@ SYSTEMS: dict[str, System] = {
 def system(name: str) -> System:
     """The system of that name; raises ValueError listing the names."""
     return choose("--system", name, SYSTEMS)
+
+
+def system_fields(name: str) -> dict[str, Any]:
+    """Every field that a system is made of, by dotted name: it is put on a file's.
+
+    `System.overrides` on top of what all systems have in common. Raises ValueError
+    listing the names.
+    """
+    return {**_COMMON, **system(name).overrides}

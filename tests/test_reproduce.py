@@ -1,19 +1,22 @@
 """Arms of the paper's tables: what they share, what runs, what is drawn."""
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import made_up_records
 import pytest
 
 from blt_jax import main
+from blt_jax.commands import reproduce
 from blt_jax.config import ConfigError, load_config
 from blt_jax.exit_codes import ExitCode
-from blt_jax.reports.records import Ascent, read_record, write_record
-from blt_jax.reproduce import grid, outcome
+from blt_jax.reports.records import Ascent, read_record
+from blt_jax.reports.run.files import read_events
+from blt_jax.reproduce import outcome, timing
 from blt_jax.reproduce.arms import Arm, plan
 from blt_jax.reproduce.experiments import EXPERIMENTS
-from blt_jax.systems import SYSTEMS
 from blt_jax.training.checkpoint import find_checkpoint, load_meta
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,25 +67,30 @@ def test_the_name_of_a_first_stage_outlives_new_fields() -> None:
     assert planned("sampling", seed=2).stage1_digest == "8ff978edfb52ca12"
 
 
-def test_a_finished_arm_is_known_by_its_fields(tmp_path: Path) -> None:
-    one = plan(
-        Arm("narrow", "blt", {"hallucination.threshold": (0.05, 0.15)}),
-        0,
-        SMALL,
-        (),
-        tmp_path,
-    )
-    record = made_up_records.record(
-        arm="narrow",
-        overrides=one.arm.overrides(),
-        recipe=made_up_records.recipe(stage1=one.stage1_digest),
-    )
-    one.workdir.mkdir(parents=True)
-    write_record(one.workdir, record)
-    assert grid._finished(one) is not None
-    other = one._replace(arm=Arm("narrow", "blt"))
-    with pytest.raises(ConfigError, match="another configuration"):
-        grid._finished(other)
+@pytest.mark.parametrize(
+    ("system", "changes", "override", "told"),
+    [
+        ("blt", {}, "seed=7", "'blt' is made of seed=0"),
+        ("blt", {}, "hallucination.enabled=False", "hallucination.enabled=True"),
+        ("blt", {"sampler__gamma": 1.0}, "sampler.gamma=0.75", "sampler.gamma=1.0"),
+        ("plain", {}, "sampler.name=gamma", "sampler.name='shuffled'"),
+        ("oltr", {}, "model.attention=True", "model.attention=False"),  # its stage 1
+        ("static_random", {}, "hallucination.frozen_model=x", "out/runs/neither/seed0"),
+    ],
+)
+def test_an_override_of_what_an_arm_is_made_of_is_refused(
+    system: str, changes: dict, override: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"for all arms.*--seeds") as found:
+        planned(system, f"--config.{override}", **changes)
+    assert told in str(found.value)
+    assert str(found.value).startswith(f"--config.{override.partition('=')[0]} would")
+
+
+def test_an_override_of_the_recipe_holds_for_all_arms() -> None:
+    for name in ("blt", "plain", "oltr"):
+        one = planned(name, "--config.stage2.head_lr=0.05", "--config.sampler.gamma=1")
+        assert one.config.stage2.head_lr == 0.05 and one.config.sampler.gamma == 1.0
 
 
 def test_a_plan_goes_on_from_the_shared_stage_and_its_frozen_model() -> None:
@@ -118,12 +126,19 @@ def test_a_sweep_shares_the_arms_that_it_can() -> None:
     assert set(by_value) == {None, 0.125, 0.25}
 
 
-def test_every_system_differs_from_every_other() -> None:
-    configs = [
-        load_config(SMALL, changes=system.overrides).to_json() + system.frozen
-        for system in SYSTEMS.values()
-    ]
-    assert len(set(configs)) == len(SYSTEMS)
+def test_backbones_suit_the_images() -> None:
+    def backbones(config_file: str) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for arm in EXPERIMENTS["fig5ab"].arms(load_config(config_file)):
+            one = plan(arm, 0, config_file, (), Path("out"))
+            found.setdefault(arm.system, []).append(one.config.model.backbone)
+        return found
+
+    small = ["resnet10_narrow", "cifar_resnet20", "cifar_resnet32", "cifar_resnet44"]
+    assert backbones(SMALL) == {"sampling": small, "blt": small}
+    paper = ["resnet10", "resnet28", "resnet152", "efficientnet_b0"]
+    imagenet = str(ROOT / "configs" / "imagenet_lt_paper.py")
+    assert backbones(imagenet) == {"sampling": paper, "blt": paper}
 
 
 def test_totals_of_a_log_count_each_step_once(tmp_path: Path) -> None:
@@ -148,15 +163,77 @@ def test_totals_of_a_log_count_each_step_once(tmp_path: Path) -> None:
         step(20, 8, 2.0),  # the same steps once more, after a resumption
     ]
     log.write_text("\n".join(lines) + "\n")
-    assert outcome._ascent(outcome.steps_of(log), batch_size=16) == Ascent(
+    events = read_events(log)
+    assert outcome._ascent(events, batch_size=16) == Ascent(
         hallucinated=8,
         iterations=16,
         reached=4,
         evaluations=30,  # 1.25 * (16 + 8)
         trained=20 * 16 + 8,
     )
-    assert outcome._seconds(log) == 4.0
-    assert outcome._seconds(tmp_path / "none.jsonl") is None
+    assert outcome._seconds(events) == 4.0
+    assert outcome._seconds(read_events(tmp_path / "none.jsonl")) is None
+    # Resumed at step 15 with other intervals, what came after it counts once.
+    again = [{"kind": "resumed", "step": 15}, json.loads(step(18, 4, 2.0))]
+    assert outcome._ascent([*events, *again], batch_size=16) == Ascent(
+        hallucinated=4, iterations=8, reached=2, evaluations=15, trained=18 * 16 + 4
+    )
+
+
+def test_a_bank_costs_evaluations_once() -> None:
+    bank = {"kind": "bank", "images": 10, "mean_iterations": 2.5, "seconds": 3.0}
+    appended = {
+        "kind": "train",
+        "step": 5,
+        "hallucinated": 8,
+        "mean_iterations": None,
+        "reached_fraction": None,
+        "occupancy": None,
+    }
+    found = outcome._ascent([bank, appended, bank], batch_size=16)  # of two starts
+    assert found == Ascent(hallucinated=8, evaluations=35, trained=5 * 16 + 8)
+    nothing = bank | {"images": 0, "mean_iterations": None}
+    assert outcome._ascent([nothing, appended], batch_size=16).evaluations == 0
+
+
+def test_a_data_set_is_called_by_its_name() -> None:
+    data = load_config(SMALL).data
+    assert outcome._dataset_name(data) == "tiny_imagenet_lt"
+    data.root = ""
+    assert outcome._dataset_name(data) == "lists"
+    data.kind, data.root = "tfds", "tensorflow_datasets"
+    for name in ("cifar10", "cifar10/plain:1.0.0", "cifar10:3.*.*"):
+        data.tfds_name = name
+        assert outcome._dataset_name(data) == "cifar10"
+
+
+def test_a_table_says_what_made_it() -> None:
+    def command(*arguments: str) -> list[str]:
+        given = ["reproduce", "table1", "--config=a b/c.py", "--out=out", *arguments]
+        return shlex.split(
+            reproduce._command(*main.build_parser().parse_known_args(given))
+        )
+
+    words = ["blt-jax", "reproduce", "table1", "--config=a b/c.py", "--seeds=0,1,2"]
+    assert command() == words
+    changed = ["--seeds=3", "--arms=plain,blt", "--config.data.root=d e"]
+    assert command(*changed) == [*words[:4], *changed]
+
+
+def test_the_command_of_timing_measures_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "measure", lambda kind, load, options: iter([]))
+    workdir = tmp_path / "with space"
+    record = replace(made_up_records.record(), file=workdir / "record.json")
+    config = load_config(SMALL, ["--config.sampler.gamma=0.75"])
+    paths = timing.write_timing([record], config, tmp_path, "timing")
+    words = shlex.split(json.loads(paths[1].read_text())["command"])
+    assert words[0] == "blt-jax"
+    asked = main.build_parser().parse_args(words[1:])
+    assert asked.checkpoint == str(workdir) and asked.out == str(paths[1])
+    assert asked.tail_fractions == [0.5] and asked.gammas == [0.75]
+    assert asked.step_rules == ["gradient", "accumulated", "newton"]
 
 
 @pytest.fixture
@@ -214,4 +291,6 @@ def test_a_figure_with_a_frozen_arm(config_file: Path, tmp_path: Path) -> None:
         read_record(runs / arm / "seed3") for arm in ("neither", "static_random")
     )
     assert neither.ascent.hallucinated == 0
-    assert static.ascent.hallucinated > static.ascent.evaluations == 0
+    # Nothing in the steps: what is counted is the making of the bank.
+    assert static.ascent.hallucinated > 0 == static.ascent.iterations
+    assert static.ascent.evaluations > 0

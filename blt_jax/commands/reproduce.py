@@ -1,6 +1,7 @@
 """Train what a table or figure of the paper needs, and draw it."""
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.config import ConfigError, load_config
     from blt_jax.reports.fields import ResultsError
     from blt_jax.reports.figures.style import load_matplotlib
+    from blt_jax.reproduce.arms import plan
     from blt_jax.reproduce.experiments import Output, experiment
     from blt_jax.reproduce.grid import records_in, run_arms
     from blt_jax.training.interruption import InterruptionError
@@ -77,11 +79,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             )
         arms = [arm for arm in arms if arm.name in wanted]
 
-    output = Output(
-        folder=out,
-        name=arguments.name,
-        command=f"blt-jax reproduce {arguments.name} --config={arguments.config}",
-    )
+    # All arms of the first seed come first: there is something to compare early.
+    plans = [
+        plan(arm, seed, arguments.config, overrides, out)
+        for seed in seeds
+        for arm in arms
+    ]
+
+    output = Output(out, arguments.name, _command(arguments, overrides))
 
     def draw(records: "Sequence[Record]") -> None:
         try:
@@ -94,18 +99,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         return arguments.minutes is not None and minutes >= arguments.minutes
 
     if arguments.draw_only:
-        records = records_in(out, arms, seeds)
+        records = records_in(plans)
     else:
         keep_programs()
         try:
             records = run_arms(
-                arms,
-                seeds=seeds,
-                config_file=arguments.config,
-                overrides=overrides,
-                out=out,
-                report=draw,
-                stop=late,
+                plans, config_file=arguments.config, report=draw, stop=late
             )
         except InterruptionError as interrupted:
             print(interrupted, file=sys.stderr)
@@ -113,6 +112,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     print(f"{chosen.title}, {len(records)} runs:")
     for path in chosen.draw(records, config, output):
         print(path)
+
+
+def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> str:
+    """What would make the same runs again, in a folder of its own."""
+    words = ["blt-jax", "reproduce", arguments.name, f"--config={arguments.config}"]
+    words += [f"--seeds={arguments.seeds}"]
+    words += [f"--arms={arguments.arms}"] if arguments.arms else []
+    return shlex.join([*words, *overrides])
 
 
 def _seeds(text: str) -> list[int]:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from blt_jax.config import flatten, load_config
+from blt_jax.config import ConfigError, flatten, load_config
 from blt_jax.defaults import MAY_CHANGE, default_config
-from blt_jax.systems import system
+from blt_jax.systems import system, system_fields
 
 # Groups and fields that stage 1 does not read.
 _STAGE2_ONLY = (
@@ -19,7 +19,8 @@ _STAGE2_ONLY = (
     "loss",
     "hallucination",
     "stage2",
-    "evaluation",
+    "evaluation.many",
+    "evaluation.few",
     "stage1.checkpoint",
     "data.seed_crop_scale",
 )
@@ -37,7 +38,7 @@ class Arm(NamedTuple):
     changes: Mapping[str, Any] = {}
 
     def overrides(self) -> dict[str, Any]:
-        """All fields in which it differs from the configuration file."""
+        """What its record says that it is: its system's own fields, and its own."""
         return {**system(self.system).overrides, **self.changes}
 
 
@@ -64,15 +65,21 @@ def plan(
 
     overrides: the user's `--config.a.b=value`, which hold for all arms. Arms whose
     first stages are the same share one, by the digest of all that it depends on.
-    Raises ConfigError as `load_config` does.
+    Raises ConfigError as `load_config` does, and for an override of a field that the
+    arm is made of.
     """
-    changes = {**arm.overrides(), "seed": seed}
-    first = {**changes, **system(arm.system).stage1}
-    stage1 = _of_stage1(load_config(config_file, overrides, changes=first))
-    stage1_workdir = out / "stage1" / _digest(stage1)
+
+    def load(changes: Mapping[str, Any]) -> ConfigDict:
+        config = load_config(config_file, overrides, changes=changes)
+        _check_untouched(config, changes, arm.name)
+        return config
+
+    changes = {**system_fields(arm.system), **arm.changes, "seed": seed}
     if frozen := system(arm.system).frozen:
         changes["hallucination.frozen_model"] = str(_workdir(out, frozen, seed))
-    config = load_config(config_file, overrides, changes=changes)
+    stage1 = _of_stage1(load({**changes, **system(arm.system).stage1}))
+    stage1_workdir = out / "stage1" / _digest(stage1)
+    config = load(changes)
     if config.stage1.epochs and not config.stage1.checkpoint:
         config.stage1.checkpoint = str(stage1_workdir)
     return Plan(
@@ -83,6 +90,17 @@ def plan(
         workdir=_workdir(out, arm.name, seed),
         stage1_workdir=stage1_workdir,
     )
+
+
+def _check_untouched(config: ConfigDict, changes: Mapping[str, Any], arm: str) -> None:
+    """Refuse a command line that would make arms alike; raises ConfigError."""
+    found = flatten(config.to_dict())
+    for name, value in changes.items():
+        if found[name] != value:
+            raise ConfigError(
+                f"--config.{name} would hold for all arms, but arm {arm!r} is made of "
+                f"{name}={value!r}; leave it out (seeds: --seeds)"
+            )
 
 
 def _workdir(out: Path, arm: str, seed: int) -> Path:

@@ -91,7 +91,13 @@ GAMMAS = (0.5, 0.75, 0.9, 1.0, 1.1)
 FRACTIONS = (0.0, 0.125, 0.25, 0.5)  # "between 0 and 0.5" (Sec. 4.1)
 BATCH_SIZES = (16, 32, 64, 128, 256)
 FIG4_BASELINES = ("plain", "oltr")
-BACKBONES = ("resnet10", "resnet18", "resnet34", "resnet50")
+# Fig. 3f and 5a-b compare BLT with the balanced plain model, as their captions say.
+BALANCED_AND_BLT = ("sampling", "blt")
+# ResNet-10 of the tables, and those that Sec. 4.2 names.
+BACKBONES = ("resnet10", "resnet28", "resnet152", "efficientnet_b0")
+# In their place for images of up to SMALL px, on which ImageNet's networks are wasted.
+SMALL_BACKBONES = ("cifar_resnet20", "cifar_resnet32", "cifar_resnet44")
+SMALL = 32
 
 
 def experiment(name: str) -> Experiment:
@@ -132,6 +138,15 @@ def _each(
         ]
 
     return arms
+
+
+def _backbone_arms(config: ConfigDict) -> list[Arm]:
+    """The paper's backbones; of small images the configuration's own and small ones."""
+    backbones = BACKBONES
+    if config.data.image_size <= SMALL:
+        own = config.model.backbone
+        backbones = tuple(dict.fromkeys((own, *SMALL_BACKBONES)))
+    return _each(BALANCED_AND_BLT, "model.backbone", backbones)(config)
 
 
 def _pareto_arms(config: ConfigDict) -> list[Arm]:
@@ -285,13 +300,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fig3f": Experiment(
         "Batch size",
-        _each(("neither", "blt"), "batch_size", BATCH_SIZES),
+        _each(BALANCED_AND_BLT, "batch_size", BATCH_SIZES),
         _figure(lambda records: draw_batch_sizes(_by_system(records))),
     ),
     "fig4": Experiment("Gains of each class", _systems("blt", *FIG4_BASELINES), _gains),
     "fig5ab": Experiment(
         "Backbones",
-        _each(("neither", "blt"), "model.backbone", BACKBONES),
+        _backbone_arms,
         _against_flops,
     ),
     "fig5c": Experiment(

@@ -7,39 +7,36 @@ record is there is not run again. First stages that are the same are trained onc
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 
 from blt_jax.config import ConfigError, flatten
 from blt_jax.data.progress import duration
 from blt_jax.reports.records import FILE_NAME, Record, read_record, write_record
-from blt_jax.reproduce.arms import Arm, Plan, plan
+from blt_jax.reproduce.arms import Plan
 from blt_jax.reproduce.outcome import make_record
+from blt_jax.training.continuation import ChangedError, changed_fields
 from blt_jax.training.run import train
 
 Report = Callable[[Sequence[Record]], None]
+# Paths within --out, which may be moved or spelt otherwise.
+_PLACES = ("stage1.checkpoint", "hallucination.frozen_model")
+_MEND = "use the configuration of then, give another --out, or remove that directory"
 
 
 def run_arms(
-    arms: Sequence[Arm],
+    plans: Sequence[Plan],
     *,
-    seeds: Sequence[int],
     config_file: str,
-    overrides: Sequence[str],
-    out: Path,
     report: Report,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-    """Run every arm with every seed; returns their records in that order.
+    """Run what is not finished, in that order; returns the records of all.
 
-    All arms of the first seed come first, so that there is something to compare early.
     `report` gets the records that there are whenever another one has come; `stop` is
-    asked after every step. Raises what `train` raises; the same call goes on.
+    asked after every step. Raises what `train` raises, and ConfigError for a finished
+    run of another configuration; the same call goes on.
     """
-    plans = [
-        plan(arm, seed, config_file, overrides, out) for seed in seeds for arm in arms
-    ]
     done = {one.workdir: _finished(one) for one in plans}
     begin, begun = time.monotonic(), sum(map(bool, done.values()))
     for one in plans:
@@ -55,7 +52,7 @@ def run_arms(
 def _run(one: Plan, config_file: str, stop: Callable[[], bool]) -> Record:
     if one.config.stage1.checkpoint == str(one.stage1_workdir):
         train(one.stage1, one.stage1_workdir, stop=stop)
-    setup = train(one.config, one.workdir, stop=stop)
+    setup = train(one.config, one.workdir, allow_change=_PLACES, stop=stop)
     write_record(one.workdir, make_record(one, setup, config_file))
     # The next arm is another program; this one's would only fill the memory.
     jax.clear_caches()
@@ -63,7 +60,10 @@ def _run(one: Plan, config_file: str, stop: Callable[[], bool]) -> Record:
 
 
 def _finished(one: Plan) -> Record | None:
-    """The record of an earlier run; raises ConfigError if that was another one."""
+    """The record of an earlier run; raises ConfigError if that was another one.
+
+    Of a record that was copied here alone, only what it says itself is compared.
+    """
     if not (one.workdir / FILE_NAME).exists():
         return None
     record = read_record(one.workdir)
@@ -75,9 +75,13 @@ def _finished(one: Plan) -> Record | None:
         or record.recipe.epochs != (asked["stage1.epochs"], asked["stage2.epochs"])
     ):
         raise ConfigError(
-            f"{one.workdir} holds a run of another configuration; give another --out, "
-            "or remove that directory"
+            f"{one.workdir} holds a run of another configuration: {_MEND}"
         )
+    try:
+        changed_fields(one.config, one.workdir, _PLACES)
+    except ChangedError as error:
+        table = str(error).rpartition("\n")[0]  # what follows it is said to `train`
+        raise ChangedError(f"{table}\nThe run is finished: {_MEND}") from None
     return record
 
 
@@ -90,16 +94,9 @@ def _status(one: Plan, finished: int, total: int, begin: float, since: int) -> s
     return f"{finished} of {total} runs finished{left}; {now}"
 
 
-def records_in(out: Path, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Record]:
-    """The records of these arms that are there, without running anything."""
-    paths = [
-        out / "runs" / arm.name / f"seed{seed}" / FILE_NAME
-        for seed in seeds
-        for arm in arms
-    ]
-    return [read_record(path) for path in paths if path.exists()]
+def records_in(plans: Sequence[Plan]) -> list[Record]:
+    """The records of what is finished, without running anything.
 
-
-def config_name(config_file: str) -> str:
-    """What results call a configuration: its file without folder and suffix."""
-    return Path(config_file).stem
+    Raises ConfigError for a finished run of another configuration.
+    """
+    return [record for record in map(_finished, plans) if record]

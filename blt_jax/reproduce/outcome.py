@@ -1,13 +1,13 @@
 """What a finished run came to, as its record."""
 
-import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from blt_jax.bench.document import device_description
 from blt_jax.models.flops import count_flops
@@ -18,6 +18,7 @@ from blt_jax.reports.records import (
     Record,
     evaluation_of,
 )
+from blt_jax.reports.run.files import Event, last_by_step, read_events
 from blt_jax.reproduce.arms import Plan
 from blt_jax.training.assess import assess
 from blt_jax.training.environment import environment
@@ -41,7 +42,8 @@ def make_record(plan: Plan, setup: Setup, config_file: str) -> Record:
         }
         for which in ("best", "last")
     }
-    log = steps_of(plan.workdir / "stage2" / "metrics.jsonl")
+    stage1 = read_events(plan.stage1_workdir / "stage1" / "metrics.jsonl")
+    stage2 = read_events(plan.workdir / "stage2" / "metrics.jsonl")
     made_with = environment()
     return Record(
         arm=plan.arm.name,
@@ -50,7 +52,7 @@ def make_record(plan: Plan, setup: Setup, config_file: str) -> Record:
         overrides=plan.arm.overrides(),
         recipe=Recipe(
             config=Path(config_file).stem,
-            dataset=Path(config.data.root).name or config.data.kind,
+            dataset=_dataset_name(config.data),
             backbone=config.model.backbone,
             image_size=config.data.image_size,
             batch_size=config.batch_size,
@@ -62,11 +64,8 @@ def make_record(plan: Plan, setup: Setup, config_file: str) -> Record:
         class_names=tuple(dataset.class_names),
         class_counts=tuple(dataset.class_counts.tolist()),
         results=results,
-        ascent=_ascent(log, config.batch_size),
-        seconds={
-            "stage1": _seconds(plan.stage1_workdir / "stage1" / "metrics.jsonl"),
-            "stage2": _seconds(plan.workdir / "stage2" / "metrics.jsonl"),
-        },
+        ascent=_ascent(stage2, config.batch_size),
+        seconds={"stage1": _seconds(stage1), "stage2": _seconds(stage2)},
         environment=Environment(
             device=device_description(),
             versions={
@@ -77,39 +76,37 @@ def make_record(plan: Plan, setup: Setup, config_file: str) -> Record:
     )
 
 
-def steps_of(log: Path) -> list[Mapping[str, Any]]:
-    """The records of kind "train" of a log, one a step.
-
-    A resumed run tells again of the steps after its checkpoint; the later one holds.
-    """
-    found: dict[int, Mapping[str, Any]] = {}
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if record["kind"] == "train":
-                found[record["step"]] = record
-    return [found[step] for step in sorted(found)]
+def _dataset_name(data: ConfigDict) -> str:
+    """What tables call a data set; the root of tfds is the place of all of them."""
+    if data.kind == "tfds":
+        return re.split("[/:]", data.tfds_name)[0]
+    return Path(data.root).name or str(data.kind)
 
 
-def _ascent(log: list[Mapping[str, Any]], batch_size: int) -> Ascent:
+def _ascent(events: Sequence[Event], batch_size: int) -> Ascent:
     totals: dict[str, float] = defaultdict(float)
     last = 0
-    for record in log:
-        appended = record["hallucinated"]
-        iterations = appended * (record["mean_iterations"] or 0.0)
+    for step, event in last_by_step(events, "train").items():
+        appended = event["hallucinated"]
+        iterations = appended * (event["mean_iterations"] or 0.0)
         totals["hallucinated"] += appended
         totals["iterations"] += iterations
-        totals["reached"] += appended * (record["reached_fraction"] or 0.0)
-        totals["evaluations"] += (record["occupancy"] or 0.0) * (iterations + appended)
-        totals["trained"] += appended + batch_size * (record["step"] - last)
-        last = record["step"]
+        totals["reached"] += appended * (event["reached_fraction"] or 0.0)
+        totals["evaluations"] += (event["occupancy"] or 0.0) * (iterations + appended)
+        totals["trained"] += appended + batch_size * (step - last)
+        last = step
+    # Every start makes the bank again, with the same images: one of them is the cost.
+    banks = [event for event in events if event["kind"] == "bank"]
+    if banks and banks[-1]["images"]:
+        made = banks[-1]
+        totals["evaluations"] += made["images"] * (made["mean_iterations"] + 1)
     return Ascent(**{name: round(total) for name, total in totals.items()})
 
 
-def _seconds(log: Path) -> float | None:
+def _seconds(events: Sequence[Event]) -> float | None:
     """Time in training steps, without validation, saving and compilation."""
-    steps = steps_of(log)
-    return sum(record["seconds"] for record in steps) if steps else None
+    steps = last_by_step(events, "train").values()
+    return sum(event["seconds"] for event in steps) if steps else None
 
 
 def _flops(setup: Setup) -> int:
