@@ -201,7 +201,7 @@ def test_step_and_scaling_without_a_checkpoint(checkpoint, tmp_path):
 def losses_of_both(checkpoint, backbone, *, steps):
     """Our losses and PyTorch's, each on its own way from the same weights."""
     pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
-    from blt_jax.bench.peer import make_torch_step
+    from blt_jax.bench.peer import make_torch_step, place
 
     config = load_config(
         checkpoint.parent / "tiny.py",
@@ -221,7 +221,8 @@ def losses_of_both(checkpoint, backbone, *, steps):
     )
     state, losses, expected = jax.tree.map(jnp.copy, ours.state), [], []
     for batch in ours.batches:
-        expected.append(theirs(np.array(batch["image"]), np.array(batch["label"])))
+        image, label = np.array(batch["image"]), np.array(batch["label"])
+        expected.append(theirs(*place(image, label)))
         state, sums = ours.compiled[0].program(state, batch, ours.confusion, ours.key)
         losses.append(float(sums["loss"]))
     return losses, expected

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from blt_jax import main
 from blt_jax.bench import input as module
 from blt_jax.bench.released import pillow_transform
+from blt_jax.bench.timing import Arm, interleave
 from blt_jax.data.decode import open_picture
 from blt_jax.data.transforms import train_crop
 
@@ -91,11 +93,25 @@ def get_config():
     assert main.run([*command, f"--config={config}"]) == 0
     step, *rows = json.loads(out.read_text())["rows"]
     assert (step["source"], step["stage"]) == ("step", "demand")
+    assert "ratio" not in step and "tie" not in step
     for row in rows:
         assert row["image_size"] == 8 and row["batch"] <= 16
         assert row["demand"] == step["images_per_second"]
         share = row["images_per_second"] / row["demand"]
         assert row["share_of_demand"] == pytest.approx(share)
+
+
+def test_the_batches_of_earlier_rounds_are_not_kept():
+    made = []
+
+    def run(number):
+        batch = np.full(3, number)
+        made.append(weakref.ref(batch))
+        return batch
+
+    timed = interleave({"a": module._forgetting(Arm(lambda n: n, run))}, rounds=5)
+    assert timed["a"].results == [None] * 5
+    assert sum(one() is not None for one in made) <= 1 < len(made)
 
 
 @pytest.mark.parametrize("size", [64, 128])

@@ -176,7 +176,7 @@ class _Bench:
                 cold=lambda number: list(self.cold.glob("*.array_record")),
             )
         self.keys = list(arms)
-        return {str(key): arm for key, arm in arms.items()}
+        return {str(key): _forgetting(arm) for key, arm in arms.items()}
 
     def _files_of(self, number: int) -> list[Path]:
         return [Path(self.paths[i]) for i in self.plan(number).records]
@@ -284,6 +284,23 @@ class _Bench:
             return jax.block_until_ready(on_device(batch["image"], batch["index"]))
 
         return Arm(host.prepare, run)
+
+
+def _forgetting(arm: Arm) -> Arm:
+    """The arm without its results: the batches of all rounds would fill the memory.
+
+    Its batch is given back before the next round, where it costs no time that counts.
+    """
+    held: list[Any] = []
+
+    def prepare(number: int) -> Any:
+        held.clear()
+        return arm.prepare(number)
+
+    def run(argument: Any) -> None:
+        held.append(arm.run(argument))
+
+    return Arm(prepare, run)
 
 
 def _noting(picture: Picture, asked: list[Callable[[], Any]]) -> Picture:

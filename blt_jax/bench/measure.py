@@ -100,6 +100,9 @@ def _input(load: Load, options: Options) -> Rows:
         rows = step(workload, against_torch=False, rounds=options.rounds)
         augmented = next(row for row in rows if row["library"] == "blt_jax augmented")
         demand = augmented["images_per_second"]
+        # The ratios are to another step, those of the other rows to `released`.
+        for name in ("ratio", "ratio_q1", "ratio_q3", "tie", "ratio_to"):
+            del augmented[name]
         yield augmented | {"source": "step", "stage": "demand"}
     yield from input_rows(
         wanted,

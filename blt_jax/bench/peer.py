@@ -25,6 +25,7 @@ except ImportError as error:
     ) from error
 
 VERSION = torch.__version__
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = "bfloat16" if torch.cuda.is_available() else "float32"
 
 
@@ -97,6 +98,15 @@ def _conv(conv: nnx.Conv) -> nn.Conv2d:
     )
 
 
+def place(images: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch on the device, as ours is before its step is timed.
+
+    images: [B, H, W, 3] uint8; labels: [B] int.
+    """
+    pixels, target = torch.from_numpy(images), torch.from_numpy(labels)
+    return pixels.to(DEVICE), target.to(DEVICE).long()
+
+
 def make_torch_step(
     model: Model,
     params: Mapping[str, Any],
@@ -105,8 +115,10 @@ def make_torch_step(
     *,
     learning_rates: Mapping[str, float],
     compiled: bool,
-) -> Callable[[np.ndarray, np.ndarray], float]:
-    """A training step (images [B, H, W, 3] uint8, labels [B]) -> its loss.
+) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """A training step (images [B, H, W, 3] uint8, labels [B] int64) -> its loss.
+
+    The batch lies on the device (`place`).
 
     SGD with momentum 0.9 and weight decay 5e-4, cross-entropy, on the GPU if there is
     one; in bfloat16 (autocast) and channels_last there, as is usual. compiled: by
@@ -121,12 +133,11 @@ def make_torch_step(
             f"--against torch: knows residual networks with a squashing-cosine head, "
             f"not {spec.backbone} with head {spec.head}"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = device.type == "cuda"
+    on_gpu = DEVICE.type == "cuda"
     layout = torch.channels_last if on_gpu else torch.contiguous_format
     network = _Classifier(backbone, spec.num_classes, spec.alpha, spec.beta)
     _copy(network, jax.device_get(params), jax.device_get(batch_stats))
-    network.to(device).train()
+    network.to(DEVICE).train()
     if on_gpu:
         network.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -143,17 +154,16 @@ def make_torch_step(
         weight_decay=5e-4,
     )
     mean, std = (
-        torch.tensor(part, device=device)[None, :, None, None] for part in normalisation
+        torch.tensor(part, device=DEVICE)[None, :, None, None] for part in normalisation
     )
     forward = torch.compile(network) if compiled else network
 
-    def step(images: np.ndarray, labels: np.ndarray) -> float:
-        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+    def step(images: torch.Tensor, labels: torch.Tensor) -> float:
+        pixels = images.permute(0, 3, 1, 2)
         x = ((pixels.float() / 255 - mean) / std).contiguous(memory_format=layout)
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=on_gpu):
             logits = forward(x)
-        target = torch.from_numpy(labels).to(device).long()
-        loss = nn.functional.cross_entropy(logits.float(), target)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -79,7 +79,8 @@ def _torch_steps(workload: Workload, work: StepWork) -> dict[str, _Peer]:
     from blt_jax.bench import peer
 
     batches = [
-        (np.array(batch["image"]), np.array(batch["label"])) for batch in work.batches
+        peer.place(np.array(batch["image"]), np.array(batch["label"]))
+        for batch in work.batches
     ]
 
     def prepared(*, compiled: bool) -> _Peer:

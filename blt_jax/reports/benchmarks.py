@@ -123,7 +123,7 @@ COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         **_WORK,
         "ms": _milliseconds("ms"),
         "images/s": _number("images_per_second", ".0f"),
-        "/ one device": _ratio,
+        "/ first row": _ratio,
     },
 }
 
