@@ -1,14 +1,17 @@
 """Tables of measurements: worked by hand, and the page against its files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from blt_jax import main as program
 from blt_jax.reports.benchmarks import fill_page, format_benchmark, main
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks/results/reproduce"
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "reproduce"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def step_document(**row):
@@ -97,8 +100,27 @@ def test_the_page_of_this_project_is_made_from_its_files():
 def test_the_page_of_results_is_made_from_its_records():
     page = PAGE.with_name("results.md")
     assert fill_page(page) == page.read_text()
-    for table in sorted(RESULTS.glob("*/table1.json")):
-        content = json.loads(table.read_text())
-        assert content["records"]
-        for file in content["records"]:
-            assert (table.parent / file).exists()
+    for table in RESULTS.glob("*/table[12].md"):
+        assert f"{table.parent.name}/{table.name} -->" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "table",
+    sorted(RESULTS.glob("*/table[12].json")),
+    ids=lambda table: table.parent.name,
+)
+def test_the_tables_are_made_from_the_records(table, tmp_path):
+    content = json.loads(table.read_text())
+    seeds = sorted({seed for budget in content["budgets"] for seed in budget["seeds"]})
+    shutil.copytree(table.parent / "runs", tmp_path / "runs")
+    command = [
+        *("reproduce", table.stem, "--draw_only", f"--out={tmp_path}"),
+        f"--config={ROOT / 'configs' / table.parent.name}.py",
+        f"--seeds={','.join(map(str, seeds))}",
+    ]
+    assert program.run(command) == 0
+    made = json.loads((tmp_path / table.name).read_text())
+    assert made | {"command": ""} == content | {"command": ""}
+    for suffix in (".md", ".csv"):
+        drawn = (tmp_path / table.name).with_suffix(suffix)
+        assert drawn.read_text() == table.with_suffix(suffix).read_text()
