@@ -21,7 +21,7 @@ of each class (null: no image), and "error_by_rank", of `blt_jax.metrics.error_b
 `shots` may be absent: the groups of the paper, more than 100 and at most 20 training
 images. `ascent` are totals over stage 2: images appended, ascent updates, thresholds
 met, evaluations of the network's image gradient, and images trained with, appended
-ones included. Seconds may be null.
+ones included. Of a bank of images only the evaluations count. Seconds may be null.
 """
 
 import json

@@ -142,7 +142,7 @@ def _each(
 
 def _backbone_arms(config: ConfigDict) -> list[Arm]:
     """The paper's backbones; of small images the configuration's own and small ones."""
-    backbones = BACKBONES
+    backbones: Sequence[str] = BACKBONES
     if config.data.image_size <= SMALL:
         own = config.model.backbone
         backbones = tuple(dict.fromkeys((own, *SMALL_BACKBONES)))
