@@ -13,8 +13,8 @@ usage: launch/gpu.sh --config FILE --workdir FOLDER [--dry-run]
                      [-- MORE ARGUMENTS OF blt-jax train]
 
 Makes .venv (first time only) and trains on all GPUs of this machine. When training is
-stopped by SIGTERM it saves, and is started again at once; Ctrl-C ends it. Call this
-again to go on. Relative paths start at the top of the checkout.
+stopped by SIGTERM it saves, and is started again at once; at Ctrl-C it saves and ends.
+Call this again to go on. Relative paths start at the top of the checkout.
 
   launch/gpu.sh --config configs/cifar10_lt.py --workdir runs/cifar10 -- \
       --config.sampler.gamma=1.0
@@ -32,6 +32,7 @@ set_up fast
   printf 'note: found no GPU; training on the CPU\n' >&2
 
 # One process drives all GPUs of a machine, so there is nobody to join.
+trap 'exit 130' INT # Ctrl-C makes training save and end as SIGTERM does; we would go on
 while true; do
   code=0
   run .venv/bin/blt-jax "${train[@]}" || code=$?

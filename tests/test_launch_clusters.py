@@ -3,8 +3,11 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -418,6 +421,55 @@ def test_gpu_goes_on_only_when_interrupted(
             *("train", "--config=configs/a.py", "--workdir=runs/a b"),
             *MORE[1:],
         ]
+
+
+# Ends as training does when it was asked to stop, by whichever signal; when it is
+# started again it ends at once.
+SAVES = """#!/usr/bin/env bash
+case "$*" in
+  *"-m venv"*)
+    mkdir -p .venv/bin
+    cp "$0" .venv/bin/python
+    cp "$0" .venv/bin/blt-jax
+    ;;
+esac
+[[ $1 == train && ! -s $CALLS ]] || exit 0
+trap 'exit 75' INT
+echo train >>"$CALLS"
+for ((i = 0; i < 300; i++)); do read -rt 0.1 <> <(:); done # there is no sleep
+"""
+# A job in the background ignores SIGINT, and so would all that it starts.
+DEFAULT_SIGINT = (
+    "import os, signal, sys\n"
+    "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)
+
+
+def test_gpu_ends_at_ctrl_c(site: Site) -> None:
+    site.add("python3.11", SAVES)
+    site.calls.touch()
+    script = str(site.root / "launch/gpu.sh")
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEFAULT_SIGINT, script, *TRAIN],
+        env=site.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to a whole process group
+    )
+    try:
+        for _ in range(300):
+            if site.called("train"):
+                break
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "going on" not in said
 
 
 def test_slurm_submits_what_the_dry_run_tells(site: Site) -> None:
