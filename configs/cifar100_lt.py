@@ -2,7 +2,12 @@
 
     blt-jax train --config=configs/cifar100_lt.py --workdir=runs/cifar100_lt/blt
 
-Data: list files and images below data/cifar100_lt. 31 classes have 20 images or fewer.
+Data, once:
+
+    blt-jax prepare cifar100_lt --source cifar-100-binary.tar.gz --val_rule holdout --records --out data/cifar100_lt
+
+480 to 4 training images a class: validation takes its 20 first, so that the largest class
+has some too. 32 classes have 20 images or fewer.
 
 Expected time: not measured yet.
 Expected result: not measured yet.
@@ -16,11 +21,8 @@ def get_config() -> ConfigDict:
         {
             "batch_size": 128,
             "data": {
+                "kind": "records",
                 "root": "data/cifar100_lt",
-                "train": "cifar100_lt_train.txt",
-                "val": "cifar100_lt_val.txt",
-                "test": "cifar100_lt_test.txt",
-                "class_names": "classes.txt",
                 "num_classes": 100,
                 "image_size": 32,
                 "resize": 32,

@@ -2,6 +2,15 @@
 
     blt-jax train --config=configs/cifar10_lt_small.py --workdir=runs/cifar10_lt/small
 
+Data, once:
+
+    blt-jax prepare cifar10_lt --source cifar-10-binary.tar.gz --val_rule holdout --records --out data/cifar10_lt
+
+and then, behind the command above (the list files named below are another choice of as
+many images):
+
+    --config.data.kind=records --config.data.train=train.txt --config.data.val=val.txt --config.data.test=test.txt
+
 Data and tail classes are those of `cifar10_lt.py`. The narrow network with a stem that
 shrinks images by four, and few epochs: it compares systems, not what they can reach.
 

@@ -5,8 +5,11 @@
 Values of the paper's ablations (Sec. 4.1): gamma 1.0, alpha 20, and beta 0.5 and
 p 0.5, which are the defaults. The schedule is the released code's.
 
-Data: list files and images below data/tiny_imagenet_lt. For an accelerator; on CPU
-use tiny_imagenet_lt_small. The data set is not in the paper.
+Data, once:
+
+    blt-jax prepare tiny_imagenet_lt --source tiny-imagenet-200.zip --records --out data/tiny_imagenet_lt
+
+For an accelerator; on CPU use tiny_imagenet_lt_small. The data set is not in the paper.
 
 Expected time: not measured yet.
 Expected result: not measured yet.
@@ -19,11 +22,8 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
+                "kind": "records",
                 "root": "data/tiny_imagenet_lt",
-                "train": "tiny_imagenet_lt_train.txt",
-                "val": "tiny_imagenet_lt_val.txt",
-                "test": "tiny_imagenet_lt_test.txt",
-                "class_names": "classes.txt",
                 "num_classes": 200,
                 "threads": 8,
             },

@@ -6,8 +6,11 @@ Values of the authors' released code: gamma 0.9, alpha 16, beta 0.5 (these are t
 defaults), p 0.25, gradients summed over the updates, seeds drawn from the data set,
 and `compat` for what has no field of its own.
 
-Data: list files and images below data/tiny_imagenet_lt. For an accelerator; on CPU
-use tiny_imagenet_lt_small. The data set is not in the paper.
+Data, once:
+
+    blt-jax prepare tiny_imagenet_lt --source tiny-imagenet-200.zip --records --out data/tiny_imagenet_lt
+
+For an accelerator; on CPU use tiny_imagenet_lt_small. The data set is not in the paper.
 
 Expected time: not measured yet.
 Expected result: not measured yet.
@@ -21,11 +24,8 @@ def get_config() -> ConfigDict:
         {
             "compat": "released",
             "data": {
+                "kind": "records",
                 "root": "data/tiny_imagenet_lt",
-                "train": "tiny_imagenet_lt_train.txt",
-                "val": "tiny_imagenet_lt_val.txt",
-                "test": "tiny_imagenet_lt_test.txt",
-                "class_names": "classes.txt",
                 "num_classes": 200,
                 "threads": 8,
             },

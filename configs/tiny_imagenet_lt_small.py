@@ -2,8 +2,17 @@
 
     blt-jax train --config=configs/tiny_imagenet_lt_small.py --workdir=runs/tiny_imagenet_lt/small
 
-Data: list files and images below data/tiny_imagenet_lt. A narrow network and few
-epochs: it shows the whole path on real images, not what the method can reach.
+Data, once:
+
+    blt-jax prepare tiny_imagenet_lt --source tiny-imagenet-200.zip --records --out data/tiny_imagenet_lt
+
+and then, behind the command above (the list files named below are another choice of as
+many images):
+
+    --config.data.kind=records --config.data.train=train.txt --config.data.val=val.txt --config.data.test=test.txt
+
+A narrow network and few epochs: it shows the whole path on real images, not what the
+method can reach.
 
 Expected time: stage 1 three minutes, BLT five, the balanced arm two (2 CPU cores).
 Expected result: test accuracy in %, many / medium / few / overall, best by validation,

@@ -16,6 +16,7 @@ FILES = sorted((ROOT / "configs").glob("*.py"))
 EXPECTED = {
     "digits_lt",
     "cifar10_lt",
+    "cifar10_lt_small",
     "cifar100_lt",
     "tiny_imagenet_lt_small",
     *(
@@ -80,13 +81,25 @@ def test_header_tells_source_command_time_and_result(path: Path) -> None:
     commands = re.findall(r"^ +(blt-jax .*)$", header, re.MULTILINE)
     train = rf"blt-jax train --config=configs/{path.stem}\.py --workdir=runs/\S+"
     assert re.fullmatch(train, commands.pop(0))
-    # The data that it reads may need another command, which writes them there.
+    # Data that come with no package need another command, which writes them there.
     root = changes(path).get("data.root", "")
-    assert len(commands) <= 1
+    assert len(commands) == bool(root)
     for command in commands:
-        assert re.fullmatch(rf"blt-jax prepare \S+ --source .* --out {root}", command)
+        prepare = rf"blt-jax prepare \S+ --source .* --records .*--out {root}"
+        assert re.fullmatch(prepare, command)
     assert re.search(r"^Expected time: \S", header, re.MULTILINE)
     assert re.search(r"^Expected result: \S", header, re.MULTILINE)
+
+
+@every_file
+def test_reads_what_the_command_in_the_header_writes(path: Path) -> None:
+    header = ast.get_docstring(ast.parse(path.read_text())) or ""
+    overrides = re.findall(r"--config\.\S+=\S+", header.partition("Data, once:")[2])
+    data = load_config(path, overrides).data
+    if data.root:
+        assert data.kind == "records"
+        assert [data.train, data.val, data.test] == ["train.txt", "val.txt", "test.txt"]
+        assert data.class_names in ("", "classes.txt")
 
 
 @pytest.mark.parametrize(
