@@ -23,10 +23,16 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with reference results and real images, beside the checkout."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
-    if not (folder / "reference").is_dir():
-        pytest.skip("needs the reference data in ../shared, which is not here")
+    """Folder with reference results (`reference/`) and real images (`data/`).
+
+    The one that BLT_JAX_REFERENCE_DATA names, else the one that the link
+    `data/reference` of the checkout leads into.
+    """
+    named = os.environ.get("BLT_JAX_REFERENCE_DATA")
+    link = Path(__file__).resolve().parents[1] / "data" / "reference"
+    folder = Path(named) if named else link.resolve().parent
+    if not ((folder / "reference").is_dir() and (folder / "data").is_dir()):
+        pytest.skip("needs the reference data; BLT_JAX_REFERENCE_DATA names its folder")
     return folder
 
 
