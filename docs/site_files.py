@@ -1,4 +1,4 @@
-"""For mkdocs: pages and figures of the site that lie at the top of the checkout."""
+"""For mkdocs: what the site shows and links to that lies at the top of the checkout."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add them, each under its path below the top."""
     figures = (ROOT / "benchmarks" / "results").rglob("*.svg")
-    for path in (*(ROOT / name for name in PAGES), *figures):
+    examples = (ROOT / "examples").glob("*.py")
+    for path in (*(ROOT / name for name in PAGES), *figures, *examples):
         name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
