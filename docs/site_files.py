@@ -21,5 +21,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links from docs/ to the top of the checkout lead to their copies in the site."""
-    return markdown.replace("](../", "](")
+    """Links between docs/ and the top of the checkout: in the site both are one."""
+    return markdown.replace("](../", "](").replace("](docs/", "](")
