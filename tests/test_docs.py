@@ -8,10 +8,13 @@ import contextlib
 import dataclasses
 import io
 import re
+import runpy
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -176,6 +179,42 @@ def test_every_page_is_in_the_site() -> None:
     there = {path.name for path in (ROOT / "docs").glob("*.md")}
     assert len(listed) == len(set(listed))
     assert set(listed) == there | {"CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"}
+
+
+def test_every_page_is_named_where_a_reader_begins() -> None:
+    """In README and on the first page of the site."""
+    there = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    for page, folder in (("README.md", "docs/"), ("docs/index.md", "")):
+        links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text())
+        assert [name for name in sorted(there) if folder + name not in links] == []
+
+
+def test_public_names_are_in_the_reference() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"^::: (\S+)$", page, flags=re.M))
+    values = [getattr(blt_jax, name) for name in blt_jax.__all__]
+    values += [getattr(blt_jax.metrics, name) for name in blt_jax.metrics.__all__]
+    for value in values:
+        if not isinstance(value, ModuleType):
+            name = f"{value.__module__}.{value.__qualname__}"
+            assert {value.__module__, name} & listed, name
+
+
+def test_links_to_the_top_are_files_of_the_site(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    added: list[str] = []
+    file = SimpleNamespace(generated=lambda config, name, abs_src_path: name)
+    for name, holds in (
+        ("mkdocs.config.defaults", {"MkDocsConfig": object}),
+        ("mkdocs.structure.files", {"File": file, "Files": list}),
+    ):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**holds))
+    site = runpy.run_path(str(ROOT / "docs" / "site_files.py"))
+    site["on_files"](added, None)
+    for page in (ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(\.\./([^)\s#]+)", page.read_text()):
+            assert link in added, f"{page.name}: {link}"
 
 
 def test_citation_has_what_the_schema_requires() -> None:
