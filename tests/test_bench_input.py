@@ -13,7 +13,7 @@ from PIL import Image
 from blt_jax import main
 from blt_jax.bench import input as module
 from blt_jax.bench.released import pillow_transform
-from blt_jax.bench.timing import Arm, interleave
+from blt_jax.bench.timing import Arm, forgetting, interleave
 from blt_jax.data.decode import open_picture
 from blt_jax.data.transforms import train_crop
 
@@ -109,7 +109,7 @@ def test_the_batches_of_earlier_rounds_are_not_kept():
         made.append(weakref.ref(batch))
         return batch
 
-    timed = interleave({"a": module._forgetting(Arm(lambda n: n, run))}, rounds=5)
+    timed = interleave({"a": forgetting(Arm(lambda n: n, run))}, rounds=5)
     assert timed["a"].results == [None] * 5
     assert sum(one() is not None for one in made) <= 1 < len(made)
 

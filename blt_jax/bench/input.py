@@ -22,7 +22,7 @@ from blt_jax.bench.released import (
     pillow_transform,
     torchvision_transform,
 )
-from blt_jax.bench.timing import Arm, interleave, milliseconds, ratio
+from blt_jax.bench.timing import Arm, forgetting, interleave, milliseconds, ratio
 from blt_jax.data import randomness
 from blt_jax.data.decode import Picture, open_picture
 from blt_jax.data.folders import image_files
@@ -176,7 +176,7 @@ class _Bench:
                 cold=lambda number: list(self.cold.glob("*.array_record")),
             )
         self.keys = list(arms)
-        return {str(key): _forgetting(arm) for key, arm in arms.items()}
+        return {str(key): forgetting(arm) for key, arm in arms.items()}
 
     def _files_of(self, number: int) -> list[Path]:
         return [Path(self.paths[i]) for i in self.plan(number).records]
@@ -284,23 +284,6 @@ class _Bench:
             return jax.block_until_ready(on_device(batch["image"], batch["index"]))
 
         return Arm(host.prepare, run)
-
-
-def _forgetting(arm: Arm) -> Arm:
-    """The arm without its results: the batches of all rounds would fill the memory.
-
-    Its batch is given back before the next round, where it costs no time that counts.
-    """
-    held: list[Any] = []
-
-    def prepare(number: int) -> Any:
-        held.clear()
-        return arm.prepare(number)
-
-    def run(argument: Any) -> None:
-        held.append(arm.run(argument))
-
-    return Arm(prepare, run)
 
 
 def _noting(picture: Picture, asked: list[Callable[[], Any]]) -> Picture:

@@ -49,6 +49,23 @@ def interleave(arms: Mapping[str, Arm], *, rounds: int) -> dict[str, Timed]:
     return {name: Timed(np.array(seconds[name]), results[name]) for name in names}
 
 
+def forgetting(arm: Arm) -> Arm:
+    """The arm without its results: the batches of all rounds would fill the memory.
+
+    Its batch is given back before the next round, where it costs no time that counts.
+    """
+    held: list[Any] = []
+
+    def prepare(number: int) -> Any:
+        held.clear()
+        return arm.prepare(number)
+
+    def run(argument: Any) -> None:
+        held.append(arm.run(argument))
+
+    return Arm(prepare, run)
+
+
 def spread(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Median and quartiles, as they stand in a document."""
     q1, median, q3 = np.percentile(values, (25, 50, 75))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blt_jax.data.whole_file import write_whole
 from blt_jax.exit_codes import ExitCode
-from blt_jax.systems import SYSTEMS, system
+from blt_jax.systems import SYSTEMS, system, system_fields
 from blt_jax.training.workdir import refuse_if_in_use
 
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from blt_jax.training.interruption import InterruptionError
     from blt_jax.training.programs import keep_programs
 
-    changes = system(arguments.system).overrides if arguments.system else {}
+    changes = system_fields(arguments.system) if arguments.system else {}
     config = load_config(arguments.config, overrides, changes=changes)
     if arguments.system and not config.hallucination.frozen_model:
         _refuse_without_frozen(arguments.system)
