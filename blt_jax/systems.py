@@ -142,10 +142,14 @@ SYSTEMS: dict[str, System] = {
             "loss.annealing_floor": 5.0,
         },
     ),
+    # Features of a fixed length (beta 0): where the length is free, as in the squashing
+    # cosine, it goes to zero, and with it the margin.
     "additive_margin": System(
         "Additive margin",
         {
             **_NO_HALLUCINATION,
+            "model.alpha": 30.0,
+            "model.beta": 0.0,
             "loss.name": "additive_margin_softmax",
             "loss.margin": 0.35,
         },
