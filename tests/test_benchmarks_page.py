@@ -117,6 +117,7 @@ def test_the_tables_are_made_from_the_records(table, tmp_path):
         *("reproduce", table.stem, "--draw_only", f"--out={tmp_path}"),
         f"--config={ROOT / 'configs' / table.parent.name}.py",
         f"--seeds={','.join(map(str, seeds))}",
+        f"--arms={','.join(budget['arm'] for budget in content['budgets'])}",
     ]
     assert program.run(command) == 0
     made = json.loads((tmp_path / table.name).read_text())
