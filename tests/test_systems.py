@@ -37,7 +37,8 @@ def test_what_all_have_in_common_are_the_defaults() -> None:
     assert {name for name in defaults if name.startswith("loss.")} <= set(_COMMON)
     for system in SYSTEMS.values():
         for name in {**system.overrides, **system.stage1}:
-            assert name in _COMMON or name.startswith(("stage2.", "hallucination."))
+            recipe = ("stage2.", "hallucination.", "model.alpha", "model.beta")
+            assert name in _COMMON or name.startswith(recipe)
 
 
 @pytest.mark.parametrize("name", list(SYSTEMS))

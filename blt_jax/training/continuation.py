@@ -44,8 +44,6 @@ def begun_with(workdir: Path) -> dict[str, Any] | None:
 
     Raises ConfigError where it is damaged.
     """
-    if not has_begun(workdir):
-        return None
     path = workdir / CONFIG
     try:
         saved = json.loads(path.read_text())

@@ -60,10 +60,10 @@ def train(
     """
     check_sinks(config.log_sinks)
     with StopRequest() as request:
-        changes = changed_fields(config, workdir, allow_change)
+        begun = has_begun(workdir)
+        changes = changed_fields(config, workdir, allow_change) if begun else []
         saved = workdir / CLASS_MAP
-        begun = has_begun(workdir) and saved.exists()
-        class_map = load_class_map(saved) if begun else None
+        class_map = load_class_map(saved) if begun and saved.exists() else None
         setup = prepare(config, workdir, class_map=class_map)
         # A wrong loss of stage 2 is refused before stage 1 is trained.
         make_losses(config, setup.dataset.class_counts)
@@ -73,7 +73,8 @@ def train(
         if config.stage1.checkpoint:
             plans.pop("stage1", None)
         records = records_digests(setup.dataset, config.data.root)
-        changes += changed_records(records, workdir, allow_change)
+        if begun:
+            changes += changed_records(records, workdir, allow_change)
         with _locked(workdir):
             _describe(setup, plans, records, changes)
             for name, plan in plans.items():
