@@ -56,13 +56,16 @@ def test_steps_that_are_done_again_at_other_intervals_count_once(
     assert list(run.last("stage2", "validation")) == [20]
 
 
-def test_a_bank_is_ascent(tmp_path: Path) -> None:
-    bank = {"kind": "bank", "stage": "stage2", "images": 9, "seconds": 2.5}
+@pytest.mark.parametrize(
+    ("kind", "part"), [("bank", "ascent"), ("exemplars", "training")]
+)
+def test_passes_before_the_steps_count(kind: str, part: str, tmp_path: Path) -> None:
+    event = {"kind": kind, "stage": "stage2", "images": 9, "seconds": 2.5}
     parts, without = (
         time_parts(read_run(make_run(tmp_path / name, log=log)))
-        for name, log in (("bank", [bank, *events()]), ("none", events()))
+        for name, log in (("with", [event, *events()]), ("without", events()))
     )
-    assert parts.pop("ascent") == pytest.approx(without.pop("ascent") + 2.5)
+    assert parts.pop(part) == pytest.approx(without.pop(part) + 2.5)
     assert parts == without
 
 

@@ -96,7 +96,8 @@ def time_parts(run: Run) -> dict[str, float]:
 
     Ascent and training run in one step, whose time is split by their operations: an
     evaluation of the ascent costs 2 forward passes, an image trained with 3. Images
-    that are made once, before the steps, are ascent as well.
+    that are made once, before the steps, are ascent as well; FSLwF's reading of the
+    tail classes' images is training.
     """
     parts = dict.fromkeys(TIME_PARTS, 0.0)
     for stage in STAGES:
@@ -107,6 +108,8 @@ def time_parts(run: Run) -> dict[str, float]:
                 parts["compilation"] += seconds
             elif kind == "bank":
                 parts["ascent"] += seconds
+            elif kind == "exemplars":
+                parts["training"] += seconds
             elif kind == "saving":
                 parts["checkpoints"] += seconds
                 saved[event["step"]] = seconds
