@@ -65,3 +65,15 @@ def test_an_unfinished_arm_goes_on_from_elsewhere(
     with pytest.raises(RuntimeError, match="trained"):
         grid.run_arms([moved], config_file=SMALL, report=lambda records: None)
     assert asked == [moved.stage1_workdir, moved.workdir]
+
+
+def test_static_arms_need_more_than_the_record_of_what_they_are_made_with(
+    tmp_path: Path,
+) -> None:
+    one = plan(Arm("static_random", "static_random"), 0, SMALL, (), tmp_path)
+    neither = plan(Arm("neither", "neither"), 0, SMALL, (), tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"needs the checkpoints of {neither.workdir}"
+    ):
+        grid.run_arms([one], config_file=SMALL, report=lambda records: None)
+    assert not one.stage1_workdir.exists()

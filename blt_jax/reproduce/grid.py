@@ -7,6 +7,7 @@ record is there is not run again. First stages that are the same are trained onc
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 
@@ -15,7 +16,7 @@ from blt_jax.data.progress import duration
 from blt_jax.reports.records import FILE_NAME, Record, read_record, write_record
 from blt_jax.reproduce.arms import Plan
 from blt_jax.reproduce.outcome import make_record
-from blt_jax.training.continuation import ChangedError, changed_fields
+from blt_jax.training.continuation import ChangedError, changed_fields, has_begun
 from blt_jax.training.run import train
 
 Report = Callable[[Sequence[Record]], None]
@@ -50,6 +51,13 @@ def run_arms(
 
 
 def _run(one: Plan, config_file: str, stop: Callable[[], bool]) -> Record:
+    frozen = one.config.hallucination.frozen_model
+    if frozen and not has_begun(Path(frozen)):
+        raise ConfigError(
+            f"{one.workdir} needs the checkpoints of {frozen}, which are not there: "
+            f"let that arm run too (--arms), without its {FILE_NAME} if only a copy of "
+            "that is there"
+        )
     if one.config.stage1.checkpoint == str(one.stage1_workdir):
         train(one.stage1, one.stage1_workdir, stop=stop)
     setup = train(one.config, one.workdir, allow_change=_PLACES, stop=stop)
