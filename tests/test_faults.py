@@ -43,6 +43,7 @@ def test_a_run_hit_in_every_way_ends_as_if_nothing_had(tiny):
     same(tiny.finish(workdir), expected)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_never_restored_in_silence(tiny):
     tiny.reference()
     begun = tiny.undisturbed
@@ -61,6 +62,7 @@ def test_a_flipped_bit_is_never_restored_in_silence(tiny):
     assert found[-1] == "told, and went on"
 
 
+@pytest.mark.slow
 def test_the_harness_notices_a_wrong_end(tiny):
     """What all of it rests on: another bit, a lost record, half a line, a leftover."""
     expected = tiny.reference()

@@ -94,6 +94,7 @@ def poisoned(monkeypatch):
     return steps
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_explodes_stops_the_run(config_file, tmp_path, capsys):
     workdir = tmp_path / "run"
     # From epoch 3 on the learning rate is 2e36.
