@@ -314,6 +314,20 @@ def test_a_classifier_comes_only_with_what_it_was_trained_behind(save, spec, rem
     assert report.notes[0].endswith(remedy)
 
 
+def test_the_remedy_is_a_model_that_can_be_built(save):
+    """Without a projection there is no ReLU after it to leave out."""
+
+    def without_projection(feat, _):
+        for leaf in ("weight", "bias"):
+            del feat[f"module.fc_add.{leaf}"]
+
+    path = save(without_projection)
+    note = converted(path, feature_relu=False)[0].report.notes[0]
+    assert note.endswith("projection=False and feature_relu=True takes it over")
+    report = converted(path, projection=False, feature_relu=True)[0].report
+    assert not report.drawn and not report.notes
+
+
 def test_the_checkpoint_keeps_every_name_and_eight_are_printed():
     unused = tuple(f"{number:02}" + 100 * "x" for number in range(20))
     report = Report("timm", "resnet18", 0, 0, (), unused, ())

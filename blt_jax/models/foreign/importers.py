@@ -210,10 +210,12 @@ def _why_no_head(
             "it; config.model.projection=True and feature_relu=True take it over"
         )
     if anew:
-        without = " and ".join(f"{part}=False" for part in _OPTIONAL if part in anew)
+        settings = [f"{part}=False" for part in _OPTIONAL if part in anew]
+        if "projection" in anew and not spec.feature_relu:
+            settings.append("feature_relu=True")  # False needs a projection
         return (
             "the file's classifier is left out, because what lies before it is drawn "
-            f"anew; config.model.{without} takes it over"
+            f"anew; config.model.{' and '.join(settings)} takes it over"
         )
     return ""
 
