@@ -59,7 +59,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     machine are told without a traceback (`--traceback` shows where).
     """
     parser = build_parser()
-    arguments, overrides = parser.parse_known_args(argv)
+    typed = sys.argv[1:] if argv is None else list(argv)
+    arguments, overrides = parser.parse_known_args(typed)
+    arguments.typed = typed
     if arguments.command == "train" and not (arguments.workdir or arguments.smoke):
         parser.error("train: give --workdir FOLDER (or --smoke)")
     try:

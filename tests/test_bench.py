@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +59,12 @@ def workload(checkpoint):
 
 def bench(kind, checkpoint, tmp_path, *arguments):
     out = tmp_path / f"{kind}.json"
-    command = ["bench", kind, f"--checkpoint={checkpoint}", f"--out={out}"]
-    assert main.run([*command, "--rounds=5", *arguments]) == 0
+    typed = ["bench", kind, f"--checkpoint={checkpoint}", f"--out={out}", "--rounds=5"]
+    typed += arguments
+    assert main.run(typed) == 0
     written = json.loads(out.read_text())
     assert set(written) == {"command", "device", "versions", "flags", "rows"}
-    assert written["command"].startswith("blt-jax ")
+    assert shlex.split(written["command"]) == ["blt-jax", *typed]
     assert written["versions"]["jax"] == jax.__version__
     for row in written["rows"]:
         assert row["n"] == 5

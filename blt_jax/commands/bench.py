@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,6 +134,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for row in measure(arguments.kind, load, options):
         rows.append(row)
         print(json.dumps(row), flush=True)
-    command = ["blt-jax", *sys.argv[1:]]
+    command = ["blt-jax", *arguments.typed]
     write_document(Path(arguments.out), document(command, rows))
     print(f"wrote {arguments.out}")
