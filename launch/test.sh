@@ -14,11 +14,13 @@ case "${1:-}" in
     cat <<'HELP'
 usage: launch/test.sh [--dry-run] [PYTEST ARGUMENTS]
 
-Makes .venv (first time only) and runs the tests, without the slow ones.
+Makes .venv (first time only) and runs the tests, without the slow ones, in a process
+for each core, at most four.
 
   launch/test.sh                          the quick tests
   launch/test.sh -m ""                    all tests
   launch/test.sh tests/test_table.py -v   some tests
+  launch/test.sh -n 0 -x                  one after another, to the first that fails
   launch/test.sh --dry-run                print the commands instead of running them
 HELP
     exit 0
@@ -26,4 +28,6 @@ HELP
 esac
 
 set_up demo,fast,test
-run exec .venv/bin/python -m pytest -m "not slow" "$@"
+# Compilation takes most of the time and one core; a file's tests share what they compile.
+run exec .venv/bin/python -m pytest -m "not slow" \
+  -n auto --maxprocesses 4 --dist loadfile "$@"

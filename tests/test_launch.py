@@ -94,11 +94,10 @@ def test_tests_pass_arguments_on_and_return_their_exit_code(checkout: Checkout) 
     done = checkout.run("launch/test.sh", "tests/test_table.py", "-k", "by hand")
     assert done.returncode == 1
     assert checkout.noted("pip install")[0].endswith("-e .[demo,fast,test]")
-    assert checkout.noted("pytest") == [
-        "python -m pytest -m not slow tests/test_table.py -k by hand"
-    ]
+    quick = "python -m pytest -m not slow -n auto --maxprocesses 4 --dist loadfile"
+    assert checkout.noted("pytest") == [f"{quick} tests/test_table.py -k by hand"]
     assert checkout.run(".ci/run").returncode == 1
-    assert checkout.noted("pytest") == ["python -m pytest -m not slow"]
+    assert checkout.noted("pytest") == [quick]
 
 
 def test_shims_that_cannot_run_and_old_pythons_are_passed_over(
