@@ -44,16 +44,23 @@ def test_a_resumed_run_counts_steps_once_and_time_twice(tmp_path: Path) -> None:
     assert sum(time_parts(run).values()) == pytest.approx(sum(once.values()) + 4 + 2)
 
 
+@pytest.mark.parametrize(
+    ("how", "validated", "trained"),
+    [
+        ({"kind": "resumed", "step": 20}, [20], [10, 20, 25, 35, 40]),
+        ({"kind": "begun", "step": 0}, [], [25, 35, 40]),
+    ],
+)
 def test_steps_that_are_done_again_at_other_intervals_count_once(
-    tmp_path: Path,
+    how: dict[str, str | int], validated: list[int], trained: list[int], tmp_path: Path
 ) -> None:
     again = [
-        {"kind": "resumed", "stage": "stage2", "step": 20},
+        {"stage": "stage2", **how},
         *(train_event(2, step, loss=3.0) for step in (25, 35, 40)),
     ]
     run = read_run(make_run(tmp_path / "run", log=events() + again))
-    assert list(run.last("stage2", "train")) == [10, 20, 25, 35, 40]
-    assert list(run.last("stage2", "validation")) == [20]
+    assert list(run.last("stage2", "train")) == trained
+    assert list(run.last("stage2", "validation")) == validated
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def _begin(
     """
     confusion = empty_confusion(stage.num_validation, stage.num_classes)
     if checkpointer.latest_step is None:
+        log.write({"kind": "begun", "stage": stage.name, "step": 0})
         state = put_replicated(stage.create_state(), stage.mesh)
         checkpointer.check_space(state, confusion)
         return stage.begin(state), put_replicated(confusion, stage.mesh), {}

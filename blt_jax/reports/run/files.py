@@ -169,12 +169,13 @@ def _evaluated(
 def last_by_step(events: Sequence[Event], kind: str) -> dict[int, Event]:
     """The events of a kind in the order of steps.
 
-    A resumed run does the steps after its checkpoint again; what was told of them
-    before counts no more, even where the log's intervals are others now.
+    A resumed run does the steps after its checkpoint again, and one that was killed
+    before its first checkpoint all of them; what was told of them before counts no
+    more, even where the log's intervals are others now.
     """
     found: dict[int, Event] = {}
     for event in events:
-        if event["kind"] == "resumed":
+        if event["kind"] in ("begun", "resumed"):
             found = {step: e for step, e in found.items() if step <= event["step"]}
         elif event["kind"] == kind:
             found[event["step"]] = event
