@@ -98,6 +98,21 @@ BACKBONES = ("resnet10", "resnet28", "resnet152", "efficientnet_b0")
 # In their place for images of up to SMALL px, on which ImageNet's networks are wasted.
 SMALL_BACKBONES = ("cifar_resnet20", "cifar_resnet32", "cifar_resnet44")
 SMALL = 32
+# Arm of the Pareto picture: what it is called there, and its change of `blt_newton`.
+NEWTON_ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "blt_newton_p0.25": ("Newton, p = 0.25", {"hallucination.tail_fraction": 0.25}),
+    "blt_newton_p1": ("Newton, p = 1", {"hallucination.tail_fraction": 1.0}),
+    "blt_newton_s0.05-0.15": (
+        "Newton, thresholds 0.05-0.15",
+        {"hallucination.threshold": (0.05, 0.15)},
+    ),
+    "blt_newton_s0.25-0.35": (
+        "Newton, thresholds 0.25-0.35",
+        {"hallucination.threshold": (0.25, 0.35)},
+    ),
+    "blt_newton_bound0.03": ("Newton, step ≤ 0.03", {"hallucination.max_step": 0.03}),
+    "blt_newton_updates5": ("Newton, 5 updates", {"hallucination.max_iterations": 5}),
+}
 
 
 def experiment(name: str) -> Experiment:
@@ -160,26 +175,16 @@ def _pareto_arms(config: ConfigDict) -> list[Arm]:
         "blt_accumulated",
         "blt_newton",
     )(config)
-    changes: dict[str, dict[str, Any]] = {
-        "p0.25": {"hallucination.tail_fraction": 0.25},
-        "p1": {"hallucination.tail_fraction": 1.0},
-        "s0.05-0.15": {"hallucination.threshold": (0.05, 0.15)},
-        "s0.25-0.35": {"hallucination.threshold": (0.25, 0.35)},
-        "bound0.03": {"hallucination.max_step": 0.03},
-        "updates5": {"hallucination.max_iterations": 5},
-    }
     return arms + [
-        Arm(f"blt_newton_{name}", "blt_newton", change)
-        for name, change in changes.items()
+        Arm(name, "blt_newton", change) for name, (_, change) in NEWTON_ARMS.items()
     ]
 
 
 def _titled(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records by what a figure calls their arm."""
-    return {
-        SYSTEMS[arm].title if arm in SYSTEMS else arm: found
-        for arm, found in by_arm(records).items()
-    }
+    titles = {name: one.title for name, one in SYSTEMS.items()}
+    titles |= {name: title for name, (title, _) in NEWTON_ARMS.items()}
+    return {titles[arm]: found for arm, found in by_arm(records).items()}
 
 
 def _table(title: str, published_rows: Mapping[str, str]) -> Draw:
