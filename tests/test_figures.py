@@ -233,6 +233,28 @@ def test_names_cover_neither_points_nor_lines_nor_each_other() -> None:
         assert axes.bbox.padded(1).containsx(box.x1)
 
 
+def test_no_line_to_a_name_goes_through_another_name() -> None:
+    """Thirteen arms of a real Pareto picture, most of them in a corner of it."""
+    from matplotlib.text import Text
+
+    many = [25.3, 17.2, 14.5, 11.8, 11.7, 11.9, 11.4, 12.8, 9.6, 12.2, 11.9, 12.5, 12.0]
+    few = [0.3, 5.3, 4.8, 6.8, 8.1, 6.1, 7.4, 5.8, 7.9, 7.4, 7.2, 7.0, 7.5]
+    points = list(zip(many, few, strict=True))
+    with style():
+        figure, (axes,) = new_figure(width=6.9, height=2.6)
+    axes.plot(many, few, "o")
+    axes.margins(0.12)
+    place_names(axes, points, [f"an arm of a long name, {x}" for x in many])
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(name) for name in axes.texts]
+    led = [number for number, name in enumerate(axes.texts) if name.arrow_patch]
+    assert led
+    for number in led:
+        line = axes.texts[number].arrow_patch.get_path()
+        others = boxes[:number] + boxes[number + 1 :]
+        assert not any(line.intersects_bbox(box, filled=False) for box in others)
+
+
 def test_files_are_valid_labelled_and_the_same_every_time(tmp_path: Path) -> None:
     saved = []
     for name in ("one", "two"):

@@ -16,6 +16,8 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 _NEAR = 5  # points from the middle of a marker
+_MARKER = 3  # points from its middle to its edge
+_CROWD = 60  # points to the markers that compete for room
 _DISTANCES = (_NEAR, 9, 14, 20, 27, 35)
 _ANGLES = range(0, 360, 30)
 
@@ -31,7 +33,7 @@ def place_names(
 
     points, and lines through points to keep clear of: in the data's units. Of many
     places around a point, near ones first, the one that covers the least is taken; a
-    thin line leads back to the point from one further off.
+    thin line leads back to the point from one further off, and covers things too.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -41,42 +43,71 @@ def place_names(
     to_pixels = axes.transData.transform
     pixels_per_point = figure.dpi / 72
     centres = to_pixels(np.array(points, np.float64))
-    taken = [_square(centre, 3 * pixels_per_point) for centre in centres]
+    taken = [_square(centre, _MARKER * pixels_per_point) for centre in centres]
     for line in lines:
         for place in _along(to_pixels(np.array(line, np.float64)), pixels_per_point):
             taken.append(_square(place, pixels_per_point))
     frame = axes.get_window_extent().extents
-    for point, centre, name in zip(points, centres, names, strict=True):
+    # Those in the thick of it choose first: they have the least room.
+    apart = np.linalg.norm(centres[:, None] - centres, axis=-1)
+    neighbours = np.sum(apart < _CROWD * pixels_per_point, axis=-1)
+    for number in np.argsort(-neighbours, stable=True):
+        point, centre, name = points[number], centres[number], names[number]
         text = axes.annotate(name, point, fontsize=7)
         size = text.get_window_extent()
         text.remove()
-        boxes = [
-            (distance, _box(centre, angle, distance * pixels_per_point, size))
-            for distance in _DISTANCES
-            for angle in _ANGLES
-        ]
-        distance, box = min(
-            boxes,
-            key=lambda one: (
-                round(_overlap(one[1], taken) + _outside(one[1], frame)),
-                one[0],
-            ),
-        )
-        middle = np.array([box[0] + box[2], box[1] + box[3]]) / 2
-        offset = (middle - centre) / pixels_per_point
-        leader = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0}
-        axes.annotate(
-            name,
-            point,
-            (float(offset[0]), float(offset[1])),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7,
-            zorder=5,
-            arrowprops=leader if distance > _NEAR else None,
-        )
-        taken.append(box)
+        tried: list[tuple[int, int, Box, list[Box]]] = []
+        for distance, angle in itertools.product(_DISTANCES, _ANGLES):
+            box = _box(centre, angle, distance * pixels_per_point, size)
+            leader = _leader(centre, box, pixels_per_point) if distance > _NEAR else []
+            covered = sum(_overlap(part, taken) for part in (box, *leader))
+            tried.append((round(covered + _outside(box, frame)), distance, box, leader))
+        _, distance, box, leader = min(tried, key=lambda one: one[:2])
+        _write(axes, name, point, centre, box, pixels_per_point, led=bool(leader))
+        taken += (box, *leader)
+
+
+def _write(
+    axes: "Axes",
+    name: str,
+    point: Point,
+    centre: np.ndarray,
+    box: Box,
+    pixels_per_point: float,
+    *,
+    led: bool,
+) -> None:
+    """A name in its box, and the line to it from its point where it is led there."""
+    low, high = np.array(box[:2]), np.array(box[2:])
+    x, y = ((low + high) / 2 - centre) / pixels_per_point
+    x_end, y_end = (np.clip(centre, low, high) - low) / (high - low)
+    line = {
+        "arrowstyle": "-",
+        "color": GREY,
+        "linewidth": 0.5,
+        "shrinkA": 0,
+        "relpos": (float(x_end), float(y_end)),
+    }
+    axes.annotate(
+        name,
+        point,
+        (float(x), float(y)),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=7,
+        zorder=5,
+        arrowprops=line if led else None,
+    )
+
+
+def _leader(centre: np.ndarray, box: Box, pixels_per_point: float) -> list[Box]:
+    """What the line covers from a marker's edge to the nearest place of a box."""
+    way = np.clip(centre, box[:2], box[2:]) - centre
+    edge = 2**0.5 * _MARKER * pixels_per_point / np.hypot(*way)  # as a share of the way
+    line = np.stack([centre + min(edge, 1) * way, centre + way])
+    half = pixels_per_point / 2
+    return [_square(place, half) for place in _along(line, half)]
 
 
 def _square(centre: np.ndarray, half: float) -> Box:
