@@ -244,7 +244,7 @@ def test_no_line_to_a_name_goes_through_another_name() -> None:
         figure, (axes,) = new_figure(width=6.9, height=2.6)
     axes.plot(many, few, "o")
     axes.margins(0.12)
-    place_names(axes, points, [f"an arm of a long name, {x}" for x in many])
+    place_names(axes, points, [f"an arm called {n}" for n in range(13)])
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(name) for name in axes.texts]
     led = [number for number, name in enumerate(axes.texts) if name.arrow_patch]

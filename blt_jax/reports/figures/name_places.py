@@ -18,7 +18,8 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 _NEAR = 5  # points from the middle of a marker
 _MARKER = 3  # points from its middle to its edge
 _CROWD = 60  # points to the markers that compete for room
-_DISTANCES = (_NEAR, 9, 14, 20, 27, 35)
+_THIN = 20  # how much worse a thin line through things is than its area
+_DISTANCES = (_NEAR, 9, 14, 20, 27, 35, 45, 60)
 _ANGLES = range(0, 360, 30)
 
 
@@ -48,6 +49,7 @@ def place_names(
         for place in _along(to_pixels(np.array(line, np.float64)), pixels_per_point):
             taken.append(_square(place, pixels_per_point))
     frame = axes.get_window_extent().extents
+    leaders: list[Box] = []
     # Those in the thick of it choose first: they have the least room.
     apart = np.linalg.norm(centres[:, None] - centres, axis=-1)
     neighbours = np.sum(apart < _CROWD * pixels_per_point, axis=-1)
@@ -60,11 +62,14 @@ def place_names(
         for distance, angle in itertools.product(_DISTANCES, _ANGLES):
             box = _box(centre, angle, distance * pixels_per_point, size)
             leader = _leader(centre, box, pixels_per_point) if distance > _NEAR else []
-            covered = sum(_overlap(part, taken) for part in (box, *leader))
-            tried.append((round(covered + _outside(box, frame)), distance, box, leader))
+            covered = _overlap(box, taken) + _outside(box, frame)
+            crossed = sum(_overlap(part, taken) for part in leader)
+            covered += _THIN * (crossed + _overlap(box, leaders))
+            tried.append((round(covered), distance, box, leader))
         _, distance, box, leader = min(tried, key=lambda one: one[:2])
         _write(axes, name, point, centre, box, pixels_per_point, led=bool(leader))
-        taken += (box, *leader)
+        taken.append(box)
+        leaders += leader
 
 
 def _write(
