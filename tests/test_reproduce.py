@@ -134,7 +134,7 @@ def test_backbones_suit_the_images() -> None:
             found.setdefault(arm.system, []).append(one.config.model.backbone)
         return found
 
-    small = ["resnet10_narrow", "cifar_resnet20", "cifar_resnet32", "cifar_resnet44"]
+    small = ["resnet10_narrow", "resnet28_narrow", "shufflenet_v2", "resnet10"]
     assert backbones(SMALL) == {"sampling": small, "blt": small}
     paper = ["resnet10", "resnet28", "resnet152", "efficientnet_b0"]
     imagenet = str(ROOT / "configs" / "imagenet_lt_paper.py")

@@ -16,6 +16,8 @@ from blt_jax.models.layers.initial_kernels import draw_kernels
         # two numbers a channel for each normalisation, and 512*512 + 512 at the end.
         ("resnet10", (37, 50), 512, 5_168_448),
         ("resnet10_narrow", (64, 64), 128, 325_968),
+        # 1,168,720, and 128*128 + 128 at the end.
+        ("resnet28_narrow", (32, 32), 128, 1_185_232),
         ("resnet10_small", (8, 8), 128, 324_048),
         ("resnet10_small", (16, 16), 128, 324_048),
         # 23,508,032, and 2048*512 + 512 at the end.

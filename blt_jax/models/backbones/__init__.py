@@ -27,6 +27,7 @@ WITH_ATTENTION: dict[str, Callable[..., Any]] = {
     "resnet10_small": resnet.resnet10_small,
     "resnet18": resnet.resnet18,
     "resnet28": resnet.resnet28,
+    "resnet28_narrow": resnet.resnet28_narrow,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,
