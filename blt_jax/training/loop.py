@@ -18,7 +18,6 @@ from blt_jax.hallucination.targets import Confusion, confusion_pools, empty_conf
 from blt_jax.training.bank import tell_of_bank
 from blt_jax.training.checkpoint import FOLDER, CheckpointError
 from blt_jax.training.checkpointer import Checkpointer
-from blt_jax.training.evaluate import Evaluation
 from blt_jax.training.interruption import InterruptionError
 from blt_jax.training.log import RunLog, StepMeter, progress_line
 from blt_jax.training.mesh import put_replicated
@@ -26,11 +25,10 @@ from blt_jax.training.not_finite import Watch
 from blt_jax.training.programs import Program, compile_steps
 from blt_jax.training.stage import Stage
 from blt_jax.training.state import TrainState
+from blt_jax.training.validation_event import validation_event, validation_line
 
 # Batches on the devices: the one in use, and the next one.
 _IN_FLIGHT = 2
-# Classes that a record names; it counts them all.
-_NAMED = 5
 
 
 def train_stage(stage: Stage, stop: Callable[[int], bool] = lambda step: False) -> None:
@@ -220,16 +218,9 @@ def _train(
                 stage.mesh,
             )
             save(done, scores)
-            record = {
-                "kind": "validation",
-                "stage": stage.name,
-                "epoch": done // stage.steps_per_epoch,
-                "step": done,
-                **scores,
-                **_never_confused(stage, evaluation),
-                "seconds": time.monotonic() - paused,
-            }
-            log.write(record, _validation_line(record))
+            event = validation_event(stage, done, evaluation, scores)
+            event["seconds"] = time.monotonic() - paused
+            log.write(event, validation_line(event))
             meter.pause(time.monotonic() - paused)
         elif stopping or saving:
             save(done)
@@ -320,29 +311,3 @@ def _place(stage: Stage, done: int) -> dict[str, Any]:
         "step": done,
         "total_steps": stage.total_steps,
     }
-
-
-def _never_confused(stage: Stage, evaluation: Evaluation) -> dict[str, Any]:
-    """How many classes have no confusing class now, and the first few."""
-    names = stage.never_confused(evaluation)
-    return {
-        "never_confused": len(names),
-        "never_confused_classes": list(names[:_NAMED]),
-    }
-
-
-def _validation_line(record: Mapping[str, Any]) -> str:
-    shots = ", ".join(
-        f"{name} {record[name]:.1%}"
-        for name in ("many", "medium", "few", "overall")
-        if record.get(name) is not None
-    )
-    few = ""
-    if record["never_confused"]:
-        named = ", ".join(record["never_confused_classes"])
-        more = ", ..." if record["never_confused"] > _NAMED else ""
-        few = f"; {record['never_confused']} tail classes never confused: {named}{more}"
-    return (
-        f"{record['stage']} epoch {record['epoch']} validation: {shots} "
-        f"({duration(record['seconds'])}){few}"
-    )
