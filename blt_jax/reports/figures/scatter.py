@@ -69,7 +69,7 @@ def draw_accuracy_against_flops(
                 percent([spread.std for spread in by_name.values()]),
                 color=appearance.colour,
                 marker=appearance.marker,
-                linestyle=appearance.dashes,
+                linestyle="none",
                 elinewidth=0.8,
                 capsize=2,
                 label=arm,
@@ -167,24 +167,24 @@ def _name_backbones(
     spreads: Mapping[str, Mapping[str, Spread]],
     flops: Mapping[str, float],
 ) -> None:
-    """Each name once, beside the highest of its points."""
-    highest: dict[str, tuple[float, float]] = {}
-    lines = []
+    """A thin line through the points of each backbone, and its name beside them."""
+    bars: dict[str, list[float]] = {}
+    highest: dict[str, float] = {}
     for by_name in spreads.values():
-        points = {
-            n: (flops[n] / 1e9, 100 * s.mean)
-            for n, s in by_name.items()
-            if s.mean is not None
-        }
-        lines.append(list(points.values()))
-        lines += [
-            [(points[n][0], points[n][1] + 100 * d) for d in (-s.std, s.std)]
-            for n, s in by_name.items()
-            if s.std
-        ]
-        for name, point in points.items():
-            highest[name] = max(point, highest.get(name, point), key=lambda p: p[1])
-    place_names(axes, list(highest.values()), list(highest), lines=lines)
+        for name, spread in by_name.items():
+            if spread.mean is not None:
+                ends = [spread.mean + d for d in (-(spread.std or 0), spread.std or 0)]
+                bars.setdefault(name, []).extend(ends)
+                highest[name] = max(spread.mean, highest.get(name, 0.0))
+    across = {name: flops[name] / 1e9 for name in highest}
+    lines = [
+        [(across[name], 100 * min(ends)), (across[name], 100 * max(ends))]
+        for name, ends in bars.items()
+    ]
+    for (x, low), (_, high) in lines:
+        axes.plot([x, x], [low, high], color=GREY, linewidth=0.7, zorder=1)
+    points = [(across[name], 100 * top) for name, top in highest.items()]
+    place_names(axes, points, list(highest), lines=lines)
 
 
 def non_dominated(
