@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,27 +15,15 @@ from blt_jax.training.stage import Stage
 from blt_jax.training.stages import make_plan, make_stage
 from blt_jax.training.validation_event import validation_event, validation_line
 
-CONFIG = """
-from ml_collections import ConfigDict
-
-def get_config():
-    return ConfigDict({
-        "batch_size": 32,
-        "data": {"kind": "synthetic", "num_classes": 4, "image_size": 8, "resize": 8,
-                 "crop": "pad"},
-        "model": {"backbone": "resnet10_small"},
-        "stage1": {"epochs": 3},
-        # So much that a step takes nearly all of every weight away.
-        "optimizer": {"weight_decay": 9.0},
-    })
-"""
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_lt.py"
+# Each step takes nine tenths of every weight away.
+DYING = {"optimizer.weight_decay": 9.0, "optimizer.momentum": 0.0}
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    folder = tmp_path_factory.mktemp("validation")
-    (folder / "dying.py").write_text(CONFIG)
-    setup = prepare(load_config(folder / "dying.py"), folder / "run")
+    config = load_config(DIGITS, changes={**DYING, "stage1.epochs": 2})
+    setup = prepare(config, tmp_path_factory.mktemp("run"))
     return make_stage(setup, "stage1", make_plan(setup, "stage1"))
 
 
